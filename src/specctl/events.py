@@ -1,0 +1,140 @@
+"""What a run says about itself: one stream of small frozen values.
+
+Every front end (plain text, JSON, live panes, benchmarks, verification) is a fold over this stream, and a
+recorded stream replays without a model. The decode loop leaves the text fields empty; `decode/text.py` fills
+them in. `row` is the request's index in the call, `round` counts from 1, `t_ns` is a monotonic clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, get_args
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """First event of every run: enough to know what was run, and how to run it again."""
+
+    kind: ClassVar[str] = "started"
+    t_ns: int
+    tool: str
+    profile: str
+    target: str
+    draft: str | None
+    device: str
+    dtype: str
+    numerics: str
+    accept: str
+    exact: bool
+    seed: int
+    rows: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """The prompt is in the caches, all but its last token, which opens the first round."""
+
+    kind: ClassVar[str] = "prefilled"
+    row: int
+    round: int
+    t_ns: int
+    prompt: tuple[int, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    kind: ClassVar[str] = "drafted"
+    row: int
+    round: int
+    t_ns: int
+    tokens: tuple[int, ...]
+    pieces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The verdict on a draft. Acceptance is computed from this event only.
+
+    `accepted` of `drafted` tokens were kept; `bonus` is the token the target added itself.
+    """
+
+    kind: ClassVar[str] = "verified"
+    row: int
+    round: int
+    t_ns: int
+    drafted: int
+    accepted: int
+    bonus: int
+    bonus_piece: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """Tokens that became part of the answer: the verdict cut at end-of-sequence, stop strings and limits.
+
+    Throughput is computed from this event only.
+    """
+
+    kind: ClassVar[str] = "emitted"
+    row: int
+    round: int
+    t_ns: int
+    tokens: tuple[int, ...]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Closes a round for the whole batch. Time the consumer of the stream takes is in none of these."""
+
+    kind: ClassVar[str] = "timed"
+    round: int
+    t_ns: int
+    rows: int
+    draft_s: float
+    verify_s: float
+    round_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """Always sent, once a row. `reason` is `stop`, `length`, `context` or `cancelled`.
+
+    `text` is what the detokenizer still held back, once no more tokens can complete it.
+    """
+
+    kind: ClassVar[str] = "finished"
+    row: int
+    round: int
+    t_ns: int
+    reason: str
+    text: str = ""
+
+
+Event = Started | Prefilled | Drafted | Verified | Emitted | Timed | Finished
+_BY_KIND: dict[str, type] = {cls.kind: cls for cls in get_args(Event)}
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    return {"event": event.kind, **asdict(event)}
+
+
+def from_json(data: dict[str, Any]) -> Event:
+    """The inverse of `to_json`. Raises ValueError for anything that is not a recorded event."""
+    fields = dict(data)
+    cls = _BY_KIND.get(fields.pop("event", ""))
+    if cls is None:
+        raise ValueError(f"not an event: {data.get('event')!r}")
+    for name in ("tokens", "prompt", "pieces"):
+        if name in fields:
+            fields[name] = tuple(fields[name])
+    try:
+        event: Event = cls(**fields)
+    except TypeError as error:
+        raise ValueError(f"malformed `{data['event']}` event: {error}") from None
+    return event
