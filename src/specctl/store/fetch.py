@@ -41,7 +41,7 @@ class Fetched:
 
 
 def resolve(spec: str) -> Pair:
-    """What `spec` means: a registry pair or model, OWNER/REPO[@REV], a folder, or a .gguf file. No network."""
+    """What `spec` means: a registry name, OWNER/REPO[@REV], a folder or a .gguf file. No network."""
     raise NotImplementedError
 
 
