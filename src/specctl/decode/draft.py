@@ -1,0 +1,130 @@
+"""What passes between the loop and a drafter: rows, drafts, verdicts, and the drafter's four calls.
+
+Drafts are chains. Only the acceptors, `Target.commit` and the mask builder (`models/lm.py`) may rely on that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from specctl.decode.sampling import Sampler
+from specctl.models.lm import LM
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt to continue. `seed` keys the row's noise; `stop` are strings of generated text."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Row:
+    """A request being decoded: `ids` are its committed tokens, prompt first. Read-only for drafters."""
+
+    index: int
+    request: Request
+    ids: list[int]
+
+    @property
+    def generated(self) -> list[int]:
+        return self.ids[len(self.request.prompt) :]
+
+
+@dataclass(slots=True)
+class Draft:
+    """Tokens proposed for each live row, a list a row; an empty list means plain decoding.
+
+    `q`: the laws the tokens were drawn from, `[n, k, vocab]` with k the longest draft; None: one-hot, the token
+    was not drawn. `hidden`: `[n, k + 1, H]`, states after the target's first `depth` layers for the last
+    committed token and each drafted one, if drafting computed them; scoring then runs the other layers only.
+    """
+
+    tokens: list[list[int]]
+    q: Tensor | None = None
+    hidden: Tensor | None = None
+    depth: int = 0
+
+    @property
+    def longest(self) -> int:
+        return max(len(row) for row in self.tokens)
+
+    def padded(self, width: int) -> list[list[int]]:
+        """The rows filled up to `width` with token 0; what stands there is computed and never read."""
+        return [row + [0] * (width - len(row)) for row in self.tokens]
+
+    def counts(self, device: torch.device) -> Tensor:
+        return torch.tensor([len(row) for row in self.tokens], device=device)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The target's forward over a draft: logits `[n, k + 1, vocab]` and the hidden states asked for.
+
+    `hidden[depth]` is `[n, k + 1, H]`, after that many layers.
+    """
+
+    logits: Tensor
+    hidden: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How many drafted tokens were accepted, and the token the target adds; int64 `[n]` each."""
+
+    accepted: Tensor
+    bonus: Tensor
+
+
+class Drafter(Protocol):
+    """Proposes tokens. A row's place in `rows` is its slot; slots are dense and the loop moves them.
+
+    `needs` lists the depths whose hidden states the target has to capture.
+    """
+
+    needs: ClassVar[frozenset[int]] | frozenset[int]
+
+    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
+        """A row joins as the last slot. `hidden[depth]` is `[1, len(prompt) - 1, H]`: all but its last token."""
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        """Propose at most `budget[b]` tokens for each row."""
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        """The verdict: `accepted[b]` of the last draft, already in `rows[b].ids` with what the target added."""
+
+    def drop(self, slot: int) -> None:
+        """A row is done; the last slot moves into its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a drafter may be built from."""
+
+    target: LM
+    draft: LM | None
+    sampler: Sampler
+    eos: frozenset[int]
+
+
+_REGISTRY = {
+    "none": "specctl.drafters.none:NoDrafter",
+    "draft-model": "specctl.drafters.draft_model:DraftModel",
+    "ngram": "specctl.drafters.ngram:Ngram",
+}
+
+
+def build_drafter(params: Any, parts: Parts) -> Drafter:
+    """The drafter for a profile's `drafter:` block, by its `method`. Imports that one module only."""
+    module, _, name = _REGISTRY[params.method].partition(":")
+    drafter: Drafter = getattr(import_module(module), name)(params, parts)
+    return drafter

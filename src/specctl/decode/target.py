@@ -1,0 +1,82 @@
+"""The target: prefill, score a draft in one forward, commit what was kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from specctl.decode.draft import Draft, Row, Scored
+from specctl.errors import MachineError
+from specctl.models.lm import LM, PREFILL_CHUNK
+
+
+class Target:
+    """An `LM` with the slot cache of the rows being decoded.
+
+    Invariant between rounds: a row's cache holds all its committed tokens but the last, which opens the next
+    forward. So a prompt's first token is speculated on like any other.
+    """
+
+    def __init__(self, lm: LM, *, slots: int, capacity: int, captures: frozenset[int] = frozenset()) -> None:
+        self.lm = lm
+        self.cache = lm.new_cache()
+        self.cache.reserve(slots, capacity + lm.row_floor)
+        self._captures = sorted(captures)
+
+    def admit(self, prompt: Sequence[int]) -> dict[int, Tensor]:
+        """Take in a prompt as the last row; returns the hidden states asked for, `[1, len(prompt) - 1, H]`."""
+        row = self.cache.admit()
+        context = prompt[:-1]
+        if not self._captures:
+            self.lm.prefill(self.cache, row, context)
+            return {}
+        parts: dict[int, list[Tensor]] = {depth: [] for depth in self._captures}
+        for start in range(0, len(context), PREFILL_CHUNK):
+            chunk = context[start : start + PREFILL_CHUNK]
+            scored = self._capturing(range(row, row + 1), [list(chunk)])
+            self.cache.commit(row, len(chunk))
+            for depth, states in scored.hidden.items():
+                parts[depth].append(states)
+        return {depth: torch.cat(states, dim=1) for depth, states in parts.items() if states}
+
+    def score(self, rows: Sequence[Row], draft: Draft) -> Scored:
+        """One forward over each row's last committed token and its draft.
+
+        Logits `[n, k + 1, vocab]`: slot i judges draft token i. Nothing is committed. Raises MachineError when
+        the logits are not numbers.
+        """
+        k = draft.longest
+        batch = range(len(rows))
+        tokens = [[row.ids[-1], *drafted] for row, drafted in zip(rows, draft.padded(k), strict=True)]
+        if draft.hidden is not None:
+            logits = self.lm.segment(self.cache, draft.hidden, batch, draft.depth, None)
+            scored = Scored(logits, {draft.depth: draft.hidden})
+        elif self._captures:
+            scored = self._capturing(batch, tokens)
+        else:
+            scored = Scored(self.lm.forward(self.cache, tokens, batch))
+        if not bool(torch.isfinite(scored.logits.amax(dim=-1)).all()):
+            raise MachineError(
+                f"`{self.lm.name}` computed logits that are not numbers in {self.lm.dtype}",
+                hint="try `--dtype float32`; if that fails too, pull the model again",
+            )
+        return scored
+
+    def commit(self, slot: int, n: int) -> None:
+        """Keep the forward's first n positions: the last committed token and n - 1 drafted ones."""
+        self.cache.commit(slot, n)
+
+    def release(self, slot: int) -> None:
+        self.cache.release(slot)
+
+    def _capturing(self, batch: range, tokens: list[list[int]]) -> Scored:
+        """The whole model in pieces, keeping the states between them; equal bits, measured and tested."""
+        states: list[list[int]] | Tensor = tokens
+        hidden: dict[int, Tensor] = {}
+        start = 0
+        for depth in self._captures:
+            states = hidden[depth] = self.lm.segment(self.cache, states, batch, start, depth)
+            start = depth
+        return Scored(self.lm.segment(self.cache, states, batch, start, None), hidden)

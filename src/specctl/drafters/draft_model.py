@@ -1,0 +1,114 @@
+"""Draft-model speculation: a small model of the same vocabulary writes, the target checks.
+
+Source: Leviathan et al., arXiv:2211.17192; Chen et al., arXiv:2302.01318.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from specctl.decode.draft import Draft, Parts, Row, Scored
+from specctl.decode.noise import Place
+from specctl.models.lm import LM
+from specctl.profile import DraftModelParams
+
+_CATCH_UP = 8
+"""Committed tokens the draft lacks are fed with the round's first step; more than these are prefilled apart."""
+
+
+class DraftModel:
+    """Drafts token by token with a model and slot cache of its own.
+
+    Invariant between rounds: a row's cache holds a prefix of its committed tokens. After full acceptance two
+    tokens are missing (the last drafted one never went through the draft model, nor did the target's own).
+    """
+
+    needs: frozenset[int] = frozenset()
+
+    def __init__(self, params: DraftModelParams, parts: Parts) -> None:
+        assert parts.draft is not None
+        self._lm: LM = parts.draft
+        self._params = params
+        self._sampler = parts.sampler
+        self._eos = parts.eos
+        self._cache = self._lm.new_cache()
+        self._fed = 0  # drafted tokens of this round that went through the draft model
+
+    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
+        slot = self._cache.admit()
+        if len(row.ids) <= self._lm.context_length:
+            capacity = len(row.ids) + row.request.max_new_tokens + self._params.draft_tokens
+            self._cache.reserve(slot + 1, capacity + self._lm.row_floor)
+            self._lm.prefill(self._cache, slot, row.ids[:-1])
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        room = [self._room(row, most) for row, most in zip(rows, budget, strict=True)]
+        active = [most > 0 for most in room]
+        drafts: list[list[int]] = [[] for _ in rows]
+        laws: list[Tensor] = []
+        self._fed = 0
+        logits = self._catch_up(rows, active) if any(active) else None
+        while logits is not None:
+            scores = self._scores(logits, rows, drafts)
+            places = [Place(row.request.seed, len(row.ids) + len(laws)) for row in rows]
+            chosen, q = self._sampler.draft_tokens(scores, places)
+            if q is not None:
+                laws.append(q)
+            tokens = chosen.tolist()
+            sure = self._sure(scores)
+            for b, token in enumerate(tokens):
+                if active[b]:
+                    # An unsure token stays in the draft: dropping it after a look would bias sampling.
+                    drafts[b].append(token)
+                    active[b] = sure[b] and token not in self._eos and len(drafts[b]) < room[b]
+            logits = self._feed(tokens) if any(active) else None
+        return Draft(drafts, torch.stack(laws, dim=1) if laws else None)
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        for slot, n in enumerate(accepted):
+            self._cache.commit(slot, min(n, self._fed))
+
+    def drop(self, slot: int) -> None:
+        self._cache.release(slot)
+
+    def _room(self, row: Row, most: int) -> int:
+        """Past the draft's own context a row is decoded plainly."""
+        return max(min(most, self._params.draft_tokens, self._lm.context_length - len(row.ids)), 0)
+
+    def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> Tensor:
+        """Feed each row the committed tokens it lacks; returns the logits `[n, vocab]` behind its last one."""
+        missing = []
+        for slot, row in enumerate(rows):
+            lacking = row.ids[self._cache.lengths[slot] :] if active[slot] else row.ids[-1:]
+            if len(lacking) > _CATCH_UP:
+                self._lm.prefill(self._cache, slot, lacking[:-1])
+                lacking = lacking[-1:]
+            missing.append(lacking)
+        width = max(len(lacking) for lacking in missing)
+        tokens = [lacking + [0] * (width - len(lacking)) for lacking in missing]
+        logits = self._lm.forward(self._cache, tokens, range(len(rows)))
+        for slot, lacking in enumerate(missing):
+            self._cache.commit(slot, len(lacking) if active[slot] else 0)
+        last = torch.tensor([len(lacking) - 1 for lacking in missing], device=logits.device)
+        return logits[torch.arange(len(rows), device=logits.device), last]
+
+    def _feed(self, tokens: Sequence[int]) -> Tensor:
+        """One step on: the tokens just drafted, above what is committed; logits `[n, vocab]`."""
+        columns = [[token] for token in tokens]
+        logits = self._lm.forward(self._cache, columns, range(len(tokens)), offset=self._fed)
+        self._fed += 1
+        return logits[:, -1]
+
+    def _scores(self, logits: Tensor, rows: Sequence[Row], drafts: Sequence[list[int]]) -> Tensor:
+        histories = [row.ids + draft for row, draft in zip(rows, drafts, strict=True)]
+        return self._sampler.law.scores(logits[:, None], histories, [[] for _ in rows])[:, 0]
+
+    def _sure(self, scores: Tensor) -> list[bool]:
+        if self._params.min_confidence is None:
+            return [True] * len(scores)
+        best = scores.softmax(dim=-1).amax(dim=-1)
+        return cast(list[bool], (best >= self._params.min_confidence).tolist())

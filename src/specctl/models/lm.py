@@ -1,0 +1,153 @@
+"""A causal language model as decoding sees it: one forward over a slot cache.
+
+Unmodified transformers modules do the arithmetic. What is ours is passed in explicitly: positions, a 4-D mask
+and the cache. That makes batch rows independent, rollback free and sub-network views possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from specctl.models import views
+from specctl.models.cache import SlotCache, Window
+
+PREFILL_CHUNK = 256
+"""Rows a prefill forward. Eager attention keeps chunk x context scores a head, so this bounds memory."""
+
+
+@dataclass(slots=True)
+class LM:
+    """A model, where it lives, and the fewest rows a forward may have.
+
+    `row_floor` > 1 keeps every forward on the same kernels: short inputs get dummy columns behind the real
+    ones, whose slots the next forward overwrites (see `models/numerics.py`).
+    """
+
+    module: nn.Module
+    name: str
+    row_floor: int = 1
+    _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def config(self) -> Any:
+        return self.module.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.module.parameters()).dtype
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.config.vocab_size)
+
+    @property
+    def context_length(self) -> int:
+        return int(self.config.max_position_embeddings)
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    def new_cache(self) -> SlotCache:
+        return SlotCache(self.n_layers)
+
+    def forward(
+        self, cache: SlotCache, tokens: Sequence[Sequence[int]], rows: range, *, offset: int = 0, keep: int = 0
+    ) -> Tensor:
+        """Run `tokens` `[n][q]` of `rows`, `offset` slots above what they have committed.
+
+        Returns the logits of the last `keep` columns (0: all of them), `[n, keep or q, vocab]`. Slots are
+        written, nothing is committed.
+        """
+        q = len(tokens[0])
+        kept = torch.arange(q - keep if keep else 0, q, device=self.device)
+        out = self._run(
+            self.module, cache, rows, q, offset, input_ids=self._padded(tokens), logits_to_keep=kept
+        )
+        return cast(Tensor, out.logits)
+
+    def segment(
+        self,
+        cache: SlotCache,
+        inputs: Sequence[Sequence[int]] | Tensor,
+        rows: range,
+        start: int,
+        stop: int | None,
+        *,
+        offset: int = 0,
+    ) -> Tensor:
+        """Run the layers from `start` up to `stop`, or to the end and through the head if None.
+
+        `inputs` are tokens `[n][q]` when `start` is 0, else the hidden states `[n, q, H]` after that many layers.
+        Returns hidden states `[n, q, H]`, before any norm, or logits `[n, q, vocab]`.
+        """
+        if (start, stop) not in self._views:
+            self._views[start, stop] = views.segment(self.module, start, stop)
+        view = self._views[start, stop]
+        if isinstance(inputs, Tensor):
+            q = inputs.shape[1]
+            missing = max(self.row_floor - q, 0)
+            padded = torch.cat([inputs, inputs[:, -1:].expand(-1, missing, -1)], dim=1)
+            out = self._run(view, cache, rows, q, offset, inputs_embeds=padded)
+        else:
+            q = len(inputs[0])
+            out = self._run(view, cache, rows, q, offset, input_ids=self._padded(inputs))
+        return cast(Tensor, out.logits if stop is None else out.last_hidden_state)[:, :q]
+
+    @torch.no_grad()
+    def _run(
+        self, module: nn.Module, cache: SlotCache, rows: range, q: int, offset: int, **inputs: Tensor
+    ) -> Any:
+        window = cache.open_window(rows, max(q, self.row_floor), offset)
+        positions, mask = geometry(self.config, window, self.dtype, self.device)
+        return module(
+            **inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+
+    def _padded(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        missing = max(self.row_floor - len(tokens[0]), 0)
+        return torch.tensor([[*row, *[row[-1]] * missing] for row in tokens], device=self.device)
+
+    def prefill(self, cache: SlotCache, row: int, ids: Sequence[int]) -> None:
+        """Append `ids` to one row and commit them, chunk by chunk; no logits are kept."""
+        for start in range(0, len(ids), PREFILL_CHUNK):
+            chunk = ids[start : start + PREFILL_CHUNK]
+            self.forward(cache, [chunk], range(row, row + 1), keep=1)
+            cache.commit(row, len(chunk))
+
+
+def geometry(
+    config: Any, window: Window, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
+    """Positions `[n, q]` and additive masks `[n, 1, q, width]` of one forward.
+
+    A query at position i sees slots 0..i, or the last `sliding_window` of them. Models that mix both kinds of
+    layer take a dict of masks by kind, as their own forward does.
+    """
+    start = torch.tensor(window.starts, device=device)[:, None]
+    positions = start + torch.arange(window.q, device=device)
+    slots = torch.arange(window.width, device=device)
+    distance = positions[:, None, :, None] - slots
+    full = _additive(distance >= 0, dtype)
+    size = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if size is None or (kinds and "sliding_attention" not in kinds):
+        return positions, ({"full_attention": full} if kinds else full)
+    sliding = _additive((distance >= 0) & (distance < size), dtype)
+    if not kinds:
+        return positions, sliding
+    return positions, {"full_attention": full, "sliding_attention": sliding}
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    hidden = torch.finfo(dtype).min
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, hidden)

@@ -1,0 +1,103 @@
+"""The start-up self-test of shape-invariant numerics.
+
+In 16 bits a position's logits depend on how many rows are computed beside it, because kernels are chosen by
+shape. Where that choice is the same for every shape that decoding uses, speculative output equals plain output
+bit for bit. Whether it is, on this machine, for this model and dtype, is measured here and remembered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+
+import torch
+from torch import Tensor
+
+from specctl import paths
+from specctl.errors import MachineError
+from specctl.models.lm import LM
+from specctl.store.files import write_atomic
+
+FLOORS = (2, 4, 8)
+"""Candidates for the fewest rows a forward may have: a single row, or two in float32, takes other kernels."""
+
+_CONTEXTS = (19, 150)
+_SHAPES = ((1, 1), (1, 3), (1, 5), (1, 6), (1, 9), (1, 17), (2, 2), (3, 5), (4, 9))  # (rows, columns)
+
+
+def invariant_floor(lm: LM) -> int | None:
+    """The smallest row floor that makes this model's logits independent of shape; None if there is none."""
+    known = _load_cache()
+    key = _fingerprint(lm)
+    if key not in known:
+        known[key] = next((floor for floor in FLOORS if holds(lm, floor)), None)
+        _save_cache(known)
+    return known[key]
+
+
+def holds(lm: LM, floor: int) -> bool:
+    """Whether the same position has bit-equal logits in every shape tried, alone and in ragged batches."""
+    probe = LM(lm.module, lm.name, row_floor=floor)
+    for context in _CONTEXTS:
+        ids = _probe_ids(lm.vocab_size, context + max(q for _, q in _SHAPES))
+        reference = _logits(probe, ids, context, 1, floor)
+        for n, q in _SHAPES:
+            got = _logits(probe, ids, context, n, q)
+            shared = min(len(got), len(reference))
+            if not torch.equal(got[:shared], reference[:shared]):
+                return False
+    return True
+
+
+def _logits(lm: LM, ids: list[int], context: int, n: int, q: int) -> Tensor:
+    """Logits `[q, vocab]` of row 0 after `context` tokens, beside n - 1 rows of other lengths."""
+    cache = lm.new_cache()
+    cache.reserve(n, context + 64)
+    tokens = []
+    for row in range(n):
+        cache.admit()
+        length = context - 5 * row
+        lm.prefill(cache, row, ids[:length])
+        tokens.append(ids[length : length + q])
+    return lm.forward(cache, tokens, range(n))[0]
+
+
+def _probe_ids(vocab_size: int, n: int) -> list[int]:
+    """Arbitrary but fixed token ids, spread over the vocabulary."""
+    return [(i * 7919 + 13) % vocab_size for i in range(n)]
+
+
+def _fingerprint(lm: LM) -> str:
+    facts = {
+        "model": lm.config.to_json_string(use_diff=False),
+        "dtype": str(lm.dtype),
+        "device": _device_name(lm.device),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "shapes": [list(_CONTEXTS), list(_SHAPES)],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()} {platform.node()}"
+
+
+def _load_cache() -> dict[str, int | None]:
+    try:
+        known = json.loads((paths.cache_dir() / "numerics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _save_cache(known: dict[str, int | None]) -> None:
+    path = paths.cache_dir() / "numerics.json"
+    # Only a cache: where it cannot be written the next start measures again.
+    with contextlib.suppress(OSError, MachineError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(known, indent=1).encode())

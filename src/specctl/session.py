@@ -1,0 +1,172 @@
+"""Models, drafter and rules put together for a profile: what every command generates with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any
+
+from specctl import __version__
+from specctl.decode.accept import ACCEPTORS
+from specctl.decode.draft import Parts, Request, build_drafter
+from specctl.decode.loop import Rules, decode
+from specctl.decode.prompt import encode_chat, encode_raw
+from specctl.decode.sampling import Law, Sampler
+from specctl.decode.target import Target
+from specctl.decode.text import annotate, render
+from specctl.errors import RequestError
+from specctl.events import Event, Started
+from specctl.models.lm import LM
+from specctl.models.load import load, load_tokenizer
+from specctl.models.numerics import invariant_floor
+from specctl.profile import Profile
+
+__all__ = ["Request", "Session", "SessionInfo", "open_session"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What is in force, after `auto` and fallbacks. `numerics_note` says why a wish was not met."""
+
+    target: str
+    draft: str | None
+    device: str
+    dtype: str
+    numerics: str
+    numerics_note: str | None
+    accept: str
+    exact: bool
+
+
+@dataclass(slots=True)
+class Session:
+    """Loaded models and a profile. Each `generate` starts from empty caches."""
+
+    profile: Profile
+    info: SessionInfo
+    tokenizer: Any
+    target: LM
+    draft: LM | None
+    eos: frozenset[int]
+
+    def encode(self, prompt: str, *, system: str | None, raw: bool) -> tuple[int, ...]:
+        """Prompt to token ids, by the model's chat template or as it stands.
+
+        Raises RequestError for an empty prompt, one that does not fit the context, or a missing template.
+        """
+        ids = encode_raw(self.tokenizer, prompt) if raw else encode_chat(self.tokenizer, prompt, system)
+        if len(ids) >= self.target.context_length:
+            raise RequestError(
+                f"the prompt has {len(ids)} tokens, the context of `{self.info.target}` only "
+                f"{self.target.context_length}",
+                hint="shorten the prompt",
+            )
+        return ids
+
+    def generate(
+        self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[Event]:
+        """Decode the requests by the profile; the events carry text. The first one is `Started`."""
+        profile = self.profile
+        sampling = profile.sampling
+        law = Law(
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+            sampling.min_p,
+            sampling.repetition_penalty,
+        )
+        sampler = Sampler.keyed(law, coupled=self.info.accept == "coupled")
+        drafter = build_drafter(profile.drafter, Parts(self.target, self.draft, sampler, self.eos))
+        longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
+        target = Target(
+            self.target,
+            slots=1,
+            capacity=min(longest, self.target.context_length) + 1,
+            captures=drafter.needs,
+        )
+        rules = Rules(
+            accept=ACCEPTORS[self.info.accept],
+            sampler=sampler,
+            eos=self.eos,
+            context_length=self.target.context_length,
+            render=lambda tokens: render(self.tokenizer, tokens),
+        )
+        yield self._started(len(requests))
+        yield from annotate(
+            decode(target, drafter, requests, rules, cancelled=cancelled), self.tokenizer, requests
+        )
+
+    def _started(self, rows: int) -> Started:
+        info, profile = self.info, self.profile
+        return Started(
+            t_ns=monotonic_ns(),
+            tool=f"specctl {__version__}",
+            profile=profile.name,
+            target=info.target,
+            draft=info.draft,
+            device=info.device,
+            dtype=info.dtype,
+            numerics=info.numerics,
+            accept=info.accept,
+            exact=info.exact,
+            seed=profile.sampling.seed,
+            rows=rows,
+            settings={
+                "drafter": profile.drafter.model_dump(),
+                "sampling": profile.sampling.model_dump(),
+                "max_new_tokens": profile.max_new_tokens,
+            },
+        )
+
+
+def open_session(
+    profile: Profile, target_dir: Path, draft_dir: Path | None, *, target_name: str, draft_name: str | None
+) -> Session:
+    """Load the models and settle numerics. Raises the errors of `models/load.py`."""
+    native = profile.numerics == "native"
+    uses_draft = profile.drafter.method == "draft-model"
+    target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
+    draft = None
+    if uses_draft and draft_dir is not None:
+        draft = load(
+            draft_dir, name=draft_name or "draft", dtype=profile.dtype, device=profile.device, native=native
+        )
+    note = None if native else _settle_numerics(target, draft)
+    info = SessionInfo(
+        target=target_name,
+        draft=draft_name if draft is not None else None,
+        device=str(target.device),
+        dtype=str(target.dtype).removeprefix("torch."),
+        numerics="native" if native or note else "invariant",
+        numerics_note=note,
+        accept="greedy" if profile.sampling.temperature == 0 else profile.accept,
+        exact=True,
+    )
+    tokenizer = load_tokenizer(target_dir)
+    return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer))
+
+
+def _settle_numerics(target: LM, draft: LM | None) -> str | None:
+    """Give both models the row floor the self-test found; a sentence if the target has none."""
+    floor = invariant_floor(target)
+    if floor is None:
+        return (
+            f"`invariant` numerics do not hold for `{target.name}` in {target.dtype} here; "
+            "near-ties may fall differently from plain decoding"
+        )
+    for lm in (target, draft):
+        if lm is not None:
+            lm.row_floor = floor
+    return None
+
+
+def _end_tokens(target: LM, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends an answer: of the generation config, the model config and the tokenizer."""
+    found: set[int] = set()
+    generation = getattr(target.module, "generation_config", None)
+    for listed in (getattr(generation, "eos_token_id", None), target.config.eos_token_id, tokenizer.eos_token_id):
+        found.update([] if listed is None else [listed] if isinstance(listed, int) else listed)
+    return frozenset(found)

@@ -1,0 +1,213 @@
+"""Small stand-ins: tiny random transformers models, scripted drafters, and a runner for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specctl.decode.accept import ACCEPTORS
+from specctl.decode.draft import Draft, Drafter, Request, Row, Scored
+from specctl.decode.loop import Rules, decode
+from specctl.decode.noise import Place
+from specctl.decode.sampling import Law, Sampler
+from specctl.decode.target import Target
+from specctl.events import Emitted, Event, Finished
+from specctl.models import attention
+from specctl.models.lm import LM
+
+VOCAB = 48
+
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": 8},
+    "gemma2": {"sliding_window": 8, "head_dim": 16, "query_pre_attn_scalar": 16},
+    "gemma3_text": {
+        "sliding_window": 8,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+    },
+    "phi3": {"sliding_window": 8, "pad_token_id": 0},
+    "olmo2": {},
+    "glm": {"head_dim": 16, "pad_token_id": 0},
+    "glm4": {"head_dim": 16, "pad_token_id": 0},
+    "smollm3": {"pad_token_id": 0, "no_rope_layer_interval": 2},
+}
+
+
+def tiny_module(
+    kind: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float64, native: bool = False, **changes: Any
+) -> Any:
+    """A random 4-layer model; weights are scaled up so that margins dwarf rounding."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    config = AutoConfig.for_model(kind, **{**settings, **KINDS[kind], **changes})
+    torch.manual_seed(seed)
+    module = AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager" if native else attention.register()
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.dim() > 1:
+                scale = 1.0 if "embed" in name or "lm_head" in name else 0.25
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    return module.to(dtype).eval()
+
+
+def tiny_lm(kind: str = "llama", seed: int = 0, **changes: Any) -> LM:
+    return LM(tiny_module(kind, seed, **changes), f"tiny-{kind}")
+
+
+def prompts(n: int, seed: int = 0, lengths: Sequence[int] = (5, 12, 1, 9, 17, 3)) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        tuple(torch.randint(3, VOCAB, (lengths[i % len(lengths)],), generator=generator).tolist())
+        for i in range(n)
+    ]
+
+
+def run(
+    lm: LM,
+    drafter: Drafter | None,
+    requests: Sequence[Request],
+    *,
+    batch_size: int = 1,
+    accept: str = "greedy",
+    law: Law | None = None,
+    eos: frozenset[int] = frozenset(),
+    target: Target | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> tuple[list[list[int]], list[str], list[Event]]:
+    """Decode; returns each request's tokens, its finish reason, and all events."""
+    sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
+    drafter = drafter or Nothing()
+    longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
+    target = target or Target(lm, slots=batch_size, capacity=longest, captures=frozenset(drafter.needs))
+    rules = Rules(
+        accept=ACCEPTORS[accept],
+        sampler=sampler,
+        eos=eos,
+        context_length=lm.context_length,
+        render=render,
+        batch_size=batch_size,
+    )
+    events: list[Event] = []
+    for event in decode(target, drafter, requests, rules):
+        events.append(event)
+        if on_event:
+            on_event(event)
+    tokens: list[list[int]] = [[] for _ in requests]
+    reasons = [""] * len(requests)
+    for event in events:
+        if isinstance(event, Emitted):
+            tokens[event.row] += event.tokens
+        elif isinstance(event, Finished):
+            reasons[event.row] = event.reason
+    return tokens, reasons, events
+
+
+def render(tokens: Sequence[int]) -> str:
+    """Two letters a token: `aa`, `ab`, … so that stop strings can cross tokens."""
+    return "".join(chr(97 + token // 8) + chr(97 + token % 8) for token in tokens)
+
+
+def decode_alone(module: Any, prompt: Sequence[int], n: int) -> list[int]:
+    """Greedy decoding by whole forwards, no cache, transformers' own attention: it shares no code with ours."""
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(n):
+            ids.append(int(module(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+class Scripted:
+    """A drafter that a test writes: `plan(row, position, right)` gives the token for an absolute position.
+
+    `right` is the token the target will choose there (from `answers`), None past their end.
+    """
+
+    needs: frozenset[int] = frozenset()
+
+    def __init__(
+        self,
+        answers: Sequence[Sequence[int]],
+        k: int,
+        plan: Callable[[int, int, int | None], int | None],
+        *,
+        over_budget: bool = False,
+    ) -> None:
+        self._answers, self._k, self._plan, self._over = answers, k, plan, over_budget
+
+    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None: ...
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        return Draft([self._one(row, self._k if self._over else most) for row, most in zip(rows, budget)])
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None: ...
+
+    def drop(self, slot: int) -> None: ...
+
+    def _one(self, row: Row, most: int) -> list[int]:
+        tokens: list[int] = []
+        answer = self._answers[row.index]
+        done = len(row.generated)
+        while len(tokens) < min(self._k, most):
+            at = done + len(tokens)
+            token = self._plan(row.index, at, answer[at] if at < len(answer) else None)
+            if token is None:
+                break
+            tokens.append(token)
+        return tokens
+
+
+class Nothing(Scripted):
+    def __init__(self) -> None:
+        super().__init__([], 0, lambda *_: None)
+
+    def _one(self, row: Row, most: int) -> list[int]:
+        return []
+
+
+def wrong(right: int | None) -> int:
+    return 3 if right is None else 3 + (right - 3 + 1) % (VOCAB - 3)
+
+
+def scripts(answers: Sequence[Sequence[int]], k: int, eos: int = 2) -> dict[str, Scripted]:
+    """The scripted drafters: one for every branch of accepting."""
+
+    def coin(row: int, at: int, right: int | None) -> int:
+        return (right or 3) if (row * 7919 + at * 104729) % 5 < 3 else wrong(right)
+
+    return {
+        "always-right": Scripted(answers, k, lambda row, at, right: right if right is not None else 3),
+        "never-right": Scripted(answers, k, lambda row, at, right: wrong(right)),
+        "right-until-2": Scripted(
+            answers, k, lambda row, at, right: (right or 3) if at % (k + 1) < 2 else wrong(right)
+        ),
+        "coin": Scripted(answers, k, coin),
+        "end-pusher": Scripted(answers, k, lambda row, at, right: eos),
+        "empty": Scripted(answers, k, lambda row, at, right: None),
+        "uneven": Scripted(answers, k, lambda row, at, right: coin(row, at, right) if (row + at) % 3 else None),
+        "over-long": Scripted(answers, k, coin, over_budget=True),
+    }
+
+
+def places(row: int, n: int) -> list[Place]:
+    return [Place(row, position) for position in range(n)]
