@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -221,6 +222,8 @@ def merge(profile: Profile, overrides: dict[str, Any]) -> Profile:
         data |= {"pair": None, "target": None, "draft": None}
     if "draft" in overrides and not isinstance(profile.drafter, DraftModelParams):
         data["drafter"] = {"method": "draft-model"}
+    if "drafter.draft_tokens" in overrides and data["drafter"]["method"] == "none":
+        raise RequestError("`--draft-tokens` is of no use to method `none`", hint="try `--profile ngram`")
     for key, value in overrides.items():
         *outer, last = key.split(".")
         part = data
@@ -241,6 +244,24 @@ def _option(where: tuple[str | int, ...]) -> str:
 def effective(profile: Profile) -> dict[str, Any]:
     """Every field with its value, as a file would hold it."""
     return profile.model_dump(by_alias=True, exclude={"name"})
+
+
+def origins(base: Profile, merged: Profile, typed: Iterable[str]) -> Iterator[tuple[str, Any, str]]:
+    """Yields `(field, value, origin)`; the origin is `typed`, `profile NAME` or `default`."""
+    said = base.model_dump(by_alias=True, exclude={"name"}, exclude_unset=True)
+    for field, value in effective(merged).items():
+        if not isinstance(value, dict):
+            yield field, value, _origin(field, field in said, base, typed)
+            continue
+        inner = said.get(field, {})
+        for key, entry in value.items():
+            yield f"{field}.{key}", entry, _origin(f"{field}.{key}", key in inner, base, typed)
+
+
+def _origin(field: str, said: bool, base: Profile, typed: Iterable[str]) -> str:
+    if field in typed:
+        return "typed"
+    return f"profile {base.name}" if said else "default"
 
 
 def schema_text() -> str:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from specctl import paths, yaml_file
+from specctl import paths
 from specctl.errors import ProfileError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -72,6 +72,8 @@ def require_name(name: str) -> None:
 
 def about(path: Path) -> str:
     """The profile's own one-line description; empty if the file is unreadable or has none."""
+    from specctl import yaml_file
+
     try:
         value = yaml_file.read(path).value
     except ProfileError:
