@@ -167,6 +167,10 @@ def _end_tokens(target: LM, tokenizer: Any) -> frozenset[int]:
     """Every id that ends an answer: of the generation config, the model config and the tokenizer."""
     found: set[int] = set()
     generation = getattr(target.module, "generation_config", None)
-    for listed in (getattr(generation, "eos_token_id", None), target.config.eos_token_id, tokenizer.eos_token_id):
+    for listed in (
+        getattr(generation, "eos_token_id", None),
+        target.config.eos_token_id,
+        tokenizer.eos_token_id,
+    ):
         found.update([] if listed is None else [listed] if isinstance(listed, int) else listed)
     return frozenset(found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ class Drafter(Protocol):
     `needs` lists the depths whose hidden states the target has to capture.
     """
 
-    needs: ClassVar[frozenset[int]] | frozenset[int]
+    needs: frozenset[int]
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         """A row joins as the last slot. `hidden[depth]` is `[1, len(prompt) - 1, H]`: all but its last token."""

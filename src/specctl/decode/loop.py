@@ -85,9 +85,7 @@ def _round(target: Target, drafter: Drafter, live: list[Row], rules: Rules, numb
         row.ids.extend(block[: ending.kept])
         target.commit(slot, ending.kept)
         now = monotonic_ns()
-        events.append(
-            Verified(row.index, number, now, len(draft.tokens[slot]), accepted[slot], bonus[slot])
-        )
+        events.append(Verified(row.index, number, now, len(draft.tokens[slot]), accepted[slot], bonus[slot]))
         events.append(Emitted(row.index, number, now, tuple(block[: ending.kept])))
         if ending.reason:
             events.append(Finished(row.index, number, now, ending.reason))

@@ -33,7 +33,8 @@ def encode_chat(tokenizer: Any, prompt: str, system: str | None) -> tuple[int, .
         return tuple(_encode(tokenizer, messages))
     except (TemplateError, ValueError, TypeError) as error:
         raise RequestError(
-            f"the model's chat template refuses the prompt: {error}", hint="try without `--system`, or `--raw`"
+            f"the model's chat template refuses the prompt: {error}",
+            hint="try without `--system`, or `--raw`",
         ) from None
 
 
@@ -44,9 +45,7 @@ def _encode(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
         return _tokens(tokenizer, _rendered(tokenizer, messages))
     # Look-alikes of control tokens: render with stand-ins, then tokenise each text apart, as plain text.
     stand_ins = [f"text{secrets.token_hex(16)}" for _ in messages]
-    masked = [
-        {**message, "content": stand_in} for message, stand_in in zip(messages, stand_ins, strict=True)
-    ]
+    masked = [{**message, "content": stand_in} for message, stand_in in zip(messages, stand_ins, strict=True)]
     rest = _rendered(tokenizer, masked)
     ids: list[int] = []
     for stand_in, content in zip(stand_ins, contents, strict=True):

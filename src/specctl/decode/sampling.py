@@ -43,7 +43,9 @@ class Law:
             seen[row, :, torch.tensor(history, device=logits.device)] = True
             for slot, token in enumerate(draft[: scores.shape[1] - 1]):
                 seen[row, slot + 1 :, token] = True
-        penalised = torch.where(scores > 0, scores / self.repetition_penalty, scores * self.repetition_penalty)
+        penalised = torch.where(
+            scores > 0, scores / self.repetition_penalty, scores * self.repetition_penalty
+        )
         return torch.where(seen, penalised, scores)
 
     def probabilities(self, scores: Tensor) -> Tensor:

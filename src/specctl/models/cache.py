@@ -11,7 +11,6 @@ later forward can see, even if it is not finite (see `Window` and `_clear_stale`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch

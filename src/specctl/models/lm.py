@@ -61,7 +61,13 @@ class LM:
         return SlotCache(self.n_layers)
 
     def forward(
-        self, cache: SlotCache, tokens: Sequence[Sequence[int]], rows: range, *, offset: int = 0, keep: int = 0
+        self,
+        cache: SlotCache,
+        tokens: Sequence[Sequence[int]],
+        rows: range,
+        *,
+        offset: int = 0,
+        keep: int = 0,
     ) -> Tensor:
         """Run `tokens` `[n][q]` of `rows`, `offset` slots above what they have committed.
 

@@ -15,6 +15,13 @@ from specctl.models import attention
 from specctl.models.lm import LM
 from specctl.store import screen
 
+_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
 
 def pick_device(wanted: str) -> torch.device:
     """`auto` is the first accelerator torch sees, else the CPU.
@@ -44,16 +51,15 @@ def pick_dtype(wanted: str, path: Path, device: torch.device) -> torch.dtype:
         name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
         if name == "float16" and device.type == "cpu":
             name = "float32"
-    dtype = getattr(torch, name, None)
-    if dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64):
-        raise RequestError(f"dtype `{name}` is not supported", hint="use `--dtype bfloat16` or `--dtype float32`")
-    return dtype
+    if name not in _DTYPES:
+        raise RequestError(f"dtype `{name}` is not supported", hint="use `--dtype bfloat16` or `float32`")
+    return _DTYPES[name]
 
 
 def load(path: Path, *, name: str, dtype: str = "auto", device: str = "auto", native: bool = False) -> LM:
     """Load a model directory (config.json, safetensors) without running any code from it.
 
-    `native` takes torch's fused attention, else `models/attention.py`. Raises ModelFileError for files that are
+    `native` takes the attention transformers would choose, else `models/attention.py`. Raises ModelFileError for files that are
     broken or of a kind specctl refuses, MachineError when memory or the device fails.
     """
     screen.folder(path)
@@ -62,14 +68,16 @@ def load(path: Path, *, name: str, dtype: str = "auto", device: str = "auto", na
         module = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=pick_dtype(dtype, path, where),
-            attn_implementation="sdpa" if native else attention.register(),
+            attn_implementation=None if native else attention.register(),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
         )
-        module.to(where)
+        torch.nn.Module.to(module, where)
     except torch.OutOfMemoryError:
-        raise MachineError(f"`{name}` does not fit in the memory of `{where}`", hint="use `--device cpu`") from None
+        raise MachineError(
+            f"`{name}` does not fit in the memory of `{where}`", hint="use `--device cpu`"
+        ) from None
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelFileError(
@@ -83,7 +91,11 @@ def load_tokenizer(path: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception for a broken file
-        raise ModelFileError(f"cannot load the tokenizer in `{path}`: {error}", hint="pull it again") from error
+        raise ModelFileError(
+            f"cannot load the tokenizer in `{path}`: {error}", hint="pull it again"
+        ) from error
     if not tokenizer.is_fast:
-        raise ModelFileError(f"`{path}` has no tokenizer.json", hint="convert the tokenizer to the fast format")
+        raise ModelFileError(
+            f"`{path}` has no tokenizer.json", hint="convert the tokenizer to the fast format"
+        )
     return tokenizer
