@@ -1,0 +1,123 @@
+"""What a model's tokenizer says about ids, read from its JSON files without building the tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from specctl.errors import ModelFileError
+from specctl.store import strict_json
+
+_MAX_TOKENIZER = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """`tokens`: text by id; `rules`: digest of how text is cut into tokens; `ends`: ids that end an answer."""
+
+    tokens: dict[int, str]
+    special: frozenset[int]
+    rules: str
+    template: str | None
+    ends: frozenset[int]
+    named: dict[str, str]
+
+    @property
+    def size(self) -> int:
+        """One more than the highest id."""
+        return max(self.tokens) + 1
+
+
+def read(folder: Path) -> Vocabulary:
+    """Raises ModelFileError if there is no usable tokenizer."""
+    path = folder / "tokenizer.json"
+    parsed = _json(path, _MAX_TOKENIZER) if path.exists() else _from_sentencepiece(folder)
+    tokens = _tokens(parsed, folder.name)
+    settings = _json(folder / "tokenizer_config.json")
+    named = {
+        key: text for key in ("bos_token", "eos_token", "unk_token") if (text := _text(settings.get(key)))
+    }
+    added = parsed.get("added_tokens") or []
+    rules = {key: value for key, value in parsed.items() if key not in ("version", "truncation", "padding")}
+    return Vocabulary(
+        tokens=tokens,
+        special=frozenset(token["id"] for token in added if token.get("special")),
+        rules=hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest(),
+        template=_template(folder, settings),
+        ends=_ends(folder, tokens, named),
+        named=named,
+    )
+
+
+def fingerprint(folder: Path) -> str:
+    """sha256 over the sorted (id, token) list: equal for two copies that mean the same by every id."""
+    digest = hashlib.sha256()
+    for index, token in sorted(read(folder).tokens.items()):
+        digest.update(json.dumps([index, token], separators=(",", ":")).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _json(path: Path, max_bytes: int = strict_json.MAX_BYTES) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    return strict_json.loads(path.read_bytes(), f"{path.parent.name}/{path.name}", max_bytes)
+
+
+def _tokens(parsed: dict[str, Any], where: str) -> dict[int, str]:
+    model = parsed.get("model")
+    vocab = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocab, list):  # Unigram: the id is the place in the list
+        tokens = {index: str(entry[0]) for index, entry in enumerate(vocab)}
+    elif isinstance(vocab, dict):
+        tokens = {index: token for token, index in vocab.items()}
+    else:
+        raise ModelFileError(f"`{where}/tokenizer.json` lists no tokens")
+    for token in parsed.get("added_tokens") or []:
+        tokens[token["id"]] = token["content"]
+    if not tokens or not all(isinstance(index, int) and index >= 0 for index in tokens):
+        raise ModelFileError(f"`{where}/tokenizer.json` lists no usable tokens")
+    return tokens
+
+
+def _from_sentencepiece(folder: Path) -> dict[str, Any]:
+    """The same JSON, built by transformers, for repositories that ship only `tokenizer.model`."""
+    if not (folder / "tokenizer.model").exists():
+        raise ModelFileError(f"`{folder}` has no `tokenizer.json`", hint="pull the model again")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        parsed: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    except (ValueError, OSError, ImportError, AttributeError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        raise ModelFileError(
+            f"transformers cannot read the tokenizer of `{folder.name}`: {reason}"
+        ) from error
+    return parsed
+
+
+def _template(folder: Path, settings: dict[str, Any]) -> str | None:
+    separate = folder / "chat_template.jinja"
+    if separate.exists():
+        return separate.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _ends(folder: Path, tokens: dict[int, str], named: dict[str, str]) -> frozenset[int]:
+    for name in ("generation_config.json", "config.json"):
+        value = _json(folder / name).get("eos_token_id")
+        if value is not None:
+            return frozenset(value if isinstance(value, list) else [value])
+    return frozenset(index for index, token in tokens.items() if token == named.get("eos_token"))
+
+
+def _text(token: Any) -> str | None:
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
