@@ -238,7 +238,8 @@ def merge(profile: Profile, overrides: dict[str, Any]) -> Profile:
 
 
 def _option(where: tuple[str | int, ...]) -> str:
-    return f"`--{str(where[-1]).replace('_', '-')}`" if where else "the request"
+    names = [step for step in where if isinstance(step, str)]
+    return f"`--{names[-1].replace('_', '-')}`" if names else "the request"
 
 
 def effective(profile: Profile) -> dict[str, Any]:
