@@ -83,10 +83,13 @@ class _Parts:
         from transformers import AutoModelForCausalLM
         from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
+        # Untyped code is called through Any: mypy's view of it depends on its cache.
+        causal: Any = AutoModelForCausalLM
+        processor: Any = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+            model = causal.from_config(config)
         config.architectures = [type(model).__name__]
-        self._processor = TENSOR_PROCESSORS.get(header.architecture, TensorProcessor)(config=config.to_dict())
+        self._processor = processor(config=config.to_dict())
         self._data: np.ndarray[Any, Any] = np.memmap(source, dtype=np.uint8, mode="r")
         self.shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         names = _names(header.architecture, config.num_hidden_layers, self.shapes)
@@ -104,7 +107,7 @@ class _Parts:
         step = _ROWS if len(tensor.shape) == 2 and tensor.shape[0] > 2 * _ROWS else tensor.shape[0]
         for start in range(0, tensor.shape[0], step):
             weights = self._dequantised(tensor, start, min(start + step, tensor.shape[0]))
-            processed = self._processor.process(weights=weights, name=tensor.name)  # type: ignore[no-untyped-call]
+            processed = self._processor.process(weights=weights, name=tensor.name)
             weights = processed.weights
             yield torch.from_numpy(weights.copy()).to(torch.bfloat16)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from specctl.errors import ModelFileError
 from specctl.store import strict_json
@@ -16,40 +16,66 @@ _MAX_TOKENIZER = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """`tokens`: text by id; `rules`: digest of how text is cut into tokens; `ends`: ids that end an answer."""
+    """`tokens`: text by id; `digest`: of the tokenizer as a whole; `ends`: ids that end an answer."""
 
     tokens: dict[int, str]
     special: frozenset[int]
-    rules: str
+    digest: str
     template: str | None
     ends: frozenset[int]
     named: dict[str, str]
 
-    @property
-    def size(self) -> int:
-        """One more than the highest id."""
-        return max(self.tokens) + 1
+    def text(self, index: int) -> str:
+        return self.tokens.get(index, str(index))
 
 
 def read(folder: Path) -> Vocabulary:
     """Raises ModelFileError if there is no usable tokenizer."""
-    path = folder / "tokenizer.json"
-    parsed = _json(path, _MAX_TOKENIZER) if path.exists() else _from_sentencepiece(folder)
+    raw = _tokenizer_json(folder)
+    parsed = strict_json.loads(raw, f"{folder.name}/tokenizer.json", _MAX_TOKENIZER)
     tokens = _tokens(parsed, folder.name)
     settings = _json(folder / "tokenizer_config.json")
     named = {
         key: text for key in ("bos_token", "eos_token", "unk_token") if (text := _text(settings.get(key)))
     }
-    added = parsed.get("added_tokens") or []
-    rules = {key: value for key, value in parsed.items() if key not in ("version", "truncation", "padding")}
     return Vocabulary(
         tokens=tokens,
-        special=frozenset(token["id"] for token in added if token.get("special")),
-        rules=hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest(),
+        special=frozenset(token["id"] for token in parsed.get("added_tokens") or [] if token.get("special")),
+        digest=hashlib.sha256(raw).hexdigest(),
         template=_template(folder, settings),
         ends=_ends(folder, tokens, named),
         named=named,
     )
+
+
+def render(words: Vocabulary, content: str) -> str | None:
+    """One user turn in the model's chat template; None if the template refuses it."""
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> NoReturn:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: "today"
+    try:
+        return environment.from_string(words.template or "").render(
+            messages=[{"role": "user", "content": content}], add_generation_prompt=True, **words.named
+        )
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, RecursionError):
+        return None
+
+
+def cut(folder: Path, text: str) -> list[int]:
+    """The ids of a text, special tokens in it recognised, none added."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(_tokenizer_json(folder).decode())
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+    return ids
 
 
 def fingerprint(folder: Path) -> str:
@@ -82,21 +108,23 @@ def _tokens(parsed: dict[str, Any], where: str) -> dict[int, str]:
     return tokens
 
 
-def _from_sentencepiece(folder: Path) -> dict[str, Any]:
-    """The same JSON, built by transformers, for repositories that ship only `tokenizer.model`."""
+def _tokenizer_json(folder: Path) -> bytes:
+    """`tokenizer.json`, or the same made by transformers for repositories that ship only `tokenizer.model`."""
+    path = folder / "tokenizer.json"
+    if path.exists():
+        return path.read_bytes()
     if not (folder / "tokenizer.model").exists():
         raise ModelFileError(f"`{folder}` has no `tokenizer.json`", hint="pull the model again")
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        parsed: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return str(tokenizer.backend_tokenizer.to_str()).encode()
     except (ValueError, OSError, ImportError, AttributeError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise ModelFileError(
             f"transformers cannot read the tokenizer of `{folder.name}`: {reason}"
         ) from error
-    return parsed
 
 
 def _template(folder: Path, settings: dict[str, Any]) -> str | None:
