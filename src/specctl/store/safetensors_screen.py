@@ -80,8 +80,8 @@ def _tensor(name: str, entry: Any, where: str) -> TensorInfo:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         _broken(where, f"the entry of `{name}` is malformed")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in _WIDTH:
-        _broken(where, f"`{name}` has the type `{str(dtype)[:20]!r}`, which is not supported")
+    if not isinstance(dtype, str) or dtype not in _WIDTH:
+        _broken(where, f"`{name}` has the type {str(dtype)[:20]!r}, which is not supported")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         _broken(where, f"the shape or place of `{name}` is not made of sizes")
     info = TensorInfo(dtype, tuple(shape), offsets[0], offsets[1])

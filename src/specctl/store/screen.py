@@ -26,6 +26,7 @@ _RECURRENT = frozenset({
 })  # fmt: skip
 _MAX_DEPTH = 32
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +54,23 @@ def config(parsed: dict[str, Any], where: str) -> dict[str, Any]:
             hint="take the repository with the original weights, or a .gguf file, which is dequantised once",
         )
     architectures = parsed.get("architectures")
-    if architectures and not any(str(name).endswith("ForCausalLM") for name in architectures):
-        raise ModelFileError(f"`{where}` is a `{architectures[0]}`, not a model that writes text")
-    for key in _SIZES:
+    if architectures is not None and "ForCausalLM" not in str(architectures):
+        shown = ascii(architectures)[:60]
+        raise ModelFileError(f"`{where}` is {shown}, not a model that writes text")
+    for key in (*_SIZES, *(key for key in _OPTIONAL_SIZES if parsed.get(key) is not None)):
         value = parsed.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 31:
+        if type(value) is not int or not 0 < value < 1 << 31:
             raise ModelFileError(f"`{where}/config.json` says `{key}` is {json.dumps(value)[:40]}")
     return parsed
 
 
 def model_type(name: object, where: str) -> None:
-    if name in MODEL_TYPES:
+    if isinstance(name, str) and name in MODEL_TYPES:
         return
     shown = str(name)[:60].encode("unicode_escape").decode()
     if name is None:
         raise ModelFileError(f"`{where}/config.json` does not say its `model_type`")
-    if name in _RECURRENT:
+    if shown in _RECURRENT:
         raise ModelFileError(
             f"`{where}` is a recurrent or hybrid model (`{shown}`): its state cannot be rolled back when a "
             "draft is rejected",
