@@ -33,19 +33,24 @@ def read(folder: Path) -> Vocabulary:
     """Raises ModelFileError if there is no usable tokenizer."""
     raw = _tokenizer_json(folder)
     parsed = strict_json.loads(raw, f"{folder.name}/tokenizer.json", _MAX_TOKENIZER)
-    tokens = _tokens(parsed, folder.name)
     settings = _json(folder / "tokenizer_config.json")
-    named = {
-        key: text for key in ("bos_token", "eos_token", "unk_token") if (text := _text(settings.get(key)))
-    }
-    return Vocabulary(
-        tokens=tokens,
-        special=frozenset(token["id"] for token in parsed.get("added_tokens") or [] if token.get("special")),
-        digest=hashlib.sha256(raw).hexdigest(),
-        template=_template(folder, settings),
-        ends=_ends(folder, tokens, named),
-        named=named,
-    )
+    texts = {key: _text(settings.get(key)) for key in ("bos_token", "eos_token", "unk_token")}
+    named = {key: text for key, text in texts.items() if text}
+    try:
+        tokens = _tokens(parsed)
+        return Vocabulary(
+            tokens=tokens,
+            special=frozenset(token["id"] for token in parsed.get("added_tokens") or [] if token["special"]),
+            digest=hashlib.sha256(raw).hexdigest(),
+            template=_template(folder, settings),
+            ends=_ends(folder, tokens, named),
+            named=named,
+        )
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ModelFileError(
+            f"the tokenizer files of `{folder.name}` are broken: {ascii(str(error))[1:-1][:100]}",
+            hint="pull the model again",
+        ) from error
 
 
 def render(words: Vocabulary, content: str) -> str | None:
@@ -92,7 +97,7 @@ def _json(path: Path, max_bytes: int = strict_json.MAX_BYTES) -> dict[str, Any]:
     return strict_json.loads(path.read_bytes(), f"{path.parent.name}/{path.name}", max_bytes)
 
 
-def _tokens(parsed: dict[str, Any], where: str) -> dict[int, str]:
+def _tokens(parsed: dict[str, Any]) -> dict[int, str]:
     model = parsed.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocab, list):  # Unigram: the id is the place in the list
@@ -100,11 +105,11 @@ def _tokens(parsed: dict[str, Any], where: str) -> dict[int, str]:
     elif isinstance(vocab, dict):
         tokens = {index: token for token, index in vocab.items()}
     else:
-        raise ModelFileError(f"`{where}/tokenizer.json` lists no tokens")
+        raise ValueError("no list of tokens")
     for token in parsed.get("added_tokens") or []:
         tokens[token["id"]] = token["content"]
-    if not tokens or not all(isinstance(index, int) and index >= 0 for index in tokens):
-        raise ModelFileError(f"`{where}/tokenizer.json` lists no usable tokens")
+    if not tokens or not all(type(index) is int and index >= 0 for index in tokens):
+        raise ValueError("no usable tokens")
     return tokens
 
 
