@@ -73,6 +73,6 @@ class StatusLine:
 
 def _width() -> int:
     try:
-        return max(os.get_terminal_size(sys.stderr.fileno()).columns, 20)
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except OSError:
         return 80
