@@ -59,6 +59,8 @@ class KeyedDraws:
         waits = torch.empty(probs.shape, dtype=probs.dtype)
         for row, place in enumerate(at):
             waits[row].exponential_(generator=self._seeded(place, stream))
+        # Some of torch's generators return 0 once in 2**24 numbers, and 0 / 0 would win over every token.
+        waits.clamp_(min=torch.finfo(probs.dtype).tiny)
         return (probs / waits.to(probs.device)).argmax(dim=-1)
 
     def _seeded(self, place: Place, stream: Stream) -> torch.Generator:
