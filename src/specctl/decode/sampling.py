@@ -13,6 +13,9 @@ from specctl.decode.noise import Draws, KeyedDraws, Place, Stream
 _HEAD = 2048
 """Most top-p sets are within this many tokens; sorting a whole vocabulary is slow on a CPU."""
 
+_COLDEST = 1e-30
+"""Lower temperatures give the same law, but are 0 or subnormal in float32."""
+
 
 @dataclass(frozen=True, slots=True)
 class Law:
@@ -50,7 +53,8 @@ class Law:
 
     def probabilities(self, scores: Tensor) -> Tensor:
         """The law itself, `[..., vocab]`, each row summing to 1. Only at temperature > 0."""
-        scores = scores / self.temperature
+        # The best score first: then no temperature, however low, makes infinities of the others.
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) / max(self.temperature, _COLDEST)
         if self.top_k is not None and self.top_k < scores.shape[-1]:
             smallest = scores.topk(self.top_k, dim=-1).values[..., -1:]
             scores = scores.masked_fill(scores < smallest, float("-inf"))
