@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -11,7 +13,6 @@ from torch import Tensor
 from specctl.decode.accept import ACCEPTORS
 from specctl.decode.draft import Draft, Drafter, Request, Row, Scored
 from specctl.decode.loop import Rules, decode
-from specctl.decode.noise import Place
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
 from specctl.events import Emitted, Event, Finished
@@ -41,7 +42,11 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def tiny_module(
-    kind: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float64, native: bool = False, **changes: Any
+    kind: str = "llama",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    native: bool = False,
+    **changes: Any,
 ) -> Any:
     """A random 4-layer model; weights are scaled up so that margins dwarf rounding."""
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -75,12 +80,49 @@ def tiny_lm(kind: str = "llama", seed: int = 0, **changes: Any) -> LM:
     return LM(tiny_module(kind, seed, **changes), f"tiny-{kind}")
 
 
+@cache
+def shared_lm(kind: str = "llama", seed: int = 0) -> LM:
+    """One model for all tests that do not change it."""
+    return tiny_lm(kind, seed)
+
+
+@cache
+def noisy_lm(kind: str = "llama", seed: int = 0, noise: float = 0.05) -> LM:
+    """A draft model for `shared_lm`: its weights, disturbed, so that it is right now and then."""
+    module = tiny_module(kind, seed)
+    generator = torch.Generator().manual_seed(99)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            disturbance = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.add_(disturbance * noise * parameter.std().nan_to_num())
+    return LM(module, "noisy")
+
+
 def prompts(n: int, seed: int = 0, lengths: Sequence[int] = (5, 12, 1, 9, 17, 3)) -> list[tuple[int, ...]]:
     generator = torch.Generator().manual_seed(seed)
     return [
         tuple(torch.randint(3, VOCAB, (lengths[i % len(lengths)],), generator=generator).tolist())
         for i in range(n)
     ]
+
+
+def ask(n: int, new: int = 24, **changes: Any) -> list[Request]:
+    """Requests of mixed prompt lengths, one token among them, with seeds of their own."""
+    return [replace(Request(prompt, new, seed=i), **changes) for i, prompt in enumerate(prompts(n))]
+
+
+@cache
+def plain_tokens(
+    kind: str = "llama",
+    seed: int = 0,
+    n: int = 5,
+    new: int = 24,
+    law: Law | None = None,
+    accept: str = "greedy",
+) -> tuple[tuple[int, ...], ...]:
+    """What plain decoding says to `ask(n, new)`, one row at a time; computed once."""
+    tokens, _, _ = run(shared_lm(kind, seed), None, ask(n, new), law=law, accept=accept)
+    return tuple(tuple(row) for row in tokens)
 
 
 def run(
@@ -94,6 +136,7 @@ def run(
     eos: frozenset[int] = frozenset(),
     target: Target | None = None,
     on_event: Callable[[Event], None] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> tuple[list[list[int]], list[str], list[Event]]:
     """Decode; returns each request's tokens, its finish reason, and all events."""
     sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
@@ -109,7 +152,7 @@ def run(
         batch_size=batch_size,
     )
     events: list[Event] = []
-    for event in decode(target, drafter, requests, rules):
+    for event in decode(target, drafter, requests, rules, cancelled=cancelled):
         events.append(event)
         if on_event:
             on_event(event)
@@ -204,10 +247,8 @@ def scripts(answers: Sequence[Sequence[int]], k: int, eos: int = 2) -> dict[str,
         "coin": Scripted(answers, k, coin),
         "end-pusher": Scripted(answers, k, lambda row, at, right: eos),
         "empty": Scripted(answers, k, lambda row, at, right: None),
-        "uneven": Scripted(answers, k, lambda row, at, right: coin(row, at, right) if (row + at) % 3 else None),
+        "uneven": Scripted(
+            answers, k, lambda row, at, right: coin(row, at, right) if (row + at) % 3 else None
+        ),
         "over-long": Scripted(answers, k, coin, over_budget=True),
     }
-
-
-def places(row: int, n: int) -> list[Place]:
-    return [Place(row, position) for position in range(n)]
