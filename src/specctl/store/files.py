@@ -122,6 +122,17 @@ def _size_of_file(path: Path) -> int | None:
 
 
 @contextlib.contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Whatever the operating system refuses becomes a MachineError."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error).partition("\n")[0][:200]
+        place = f" (`{error.filename}`)" if error.filename else ""
+        raise MachineError(f"cannot write `{what}`: {reason}{place}") from error
+
+
+@contextlib.contextmanager
 def work_folder(parent: Path, name: str) -> Iterator[Path]:
     """A private folder beside the destination, gone at the end whatever happens.
 
@@ -141,7 +152,7 @@ def work_folder(parent: Path, name: str) -> Iterator[Path]:
 def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
+    except (ProcessLookupError, ValueError, OverflowError):
         return False
     except PermissionError:
         pass

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from specctl.errors import MachineError, ModelFileError
+from specctl.errors import ModelFileError
 from specctl.store import gguf_screen, gguf_tokenizer, screen
 from specctl.store.gguf_screen import GgufHeader, GgufTensor
-from specctl.store.progress import Progress
+from specctl.store.progress import Progress, bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ _SAME = 0.97  # cosine above which head and embedding are one matrix, quantised 
 def convert(source: Path, destination: Path, progress: Progress) -> None:
     """Fill the empty folder `destination`; after an error the caller removes it.
 
-    Raises ModelFileError, MachineError.
+    Raises ModelFileError, OSError.
     """
     header = gguf_screen.read(source)
     try:
@@ -40,8 +40,6 @@ def convert(source: Path, destination: Path, progress: Progress) -> None:
         config.save_pretrained(destination)
         gguf_tokenizer.write_generation_config(destination, header, config)
         gguf_tokenizer.write_tokenizer(source, destination, header, progress)
-    except OSError as error:
-        raise MachineError(f"cannot convert `{source.name}`: {error.strerror or error}") from error
     except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         reason = str(error).partition("\n")[0][:200]
         raise ModelFileError(
@@ -167,14 +165,12 @@ def _write_weights(path: Path, parts: _Parts, progress: Progress) -> None:
         position = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    progress.start("converting to safetensors (bf16)", position)
-    with path.open("wb") as out:
+    with path.open("wb") as out, bar(progress, "converting to safetensors (bf16)", position):
         out.write(struct.pack("<Q", len(text)) + text)
         for tensor in parts.tensors.values():
             for piece in parts.pieces(tensor):
                 _write(out, piece.view(torch.uint8))
                 progress.advance(2 * piece.numel())
-    progress.done()
 
 
 def _write(out: BinaryIO, octets: torch.Tensor) -> None:

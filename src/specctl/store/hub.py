@@ -10,7 +10,7 @@ from pathlib import Path
 
 from specctl.errors import MachineError, MissingError, ModelFileError
 from specctl.store import files, watch
-from specctl.store.progress import Progress
+from specctl.store.progress import Progress, bar
 from specctl.store.registry import HubSource
 
 _PATTERNS = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
@@ -104,8 +104,8 @@ def fetch(source: HubSource, progress: Progress) -> Path:
     files.ensure_space(cache_folder(), missing, source.repo)
     repository = cache_folder() / f"models--{source.repo.replace('/', '--')}"
     disable_progress_bars()
-    progress.start(f"{source.repo} from the hub", missing)
-    with _typed_errors(source), watch.growth(repository, progress, missing):
+    shown = bar(progress, f"{source.repo} from the hub", missing)
+    with shown, _typed_errors(source), watch.growth(repository, progress, missing):
         folder = snapshot_download(
             source.repo,
             revision=source.revision,
@@ -113,7 +113,6 @@ def fetch(source: HubSource, progress: Progress) -> Path:
             ignore_patterns=_IGNORED,
             etag_timeout=_TIMEOUT_S,
         )
-    progress.done()
     return Path(folder)
 
 

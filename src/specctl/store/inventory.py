@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -110,7 +111,7 @@ def _remove_ours(model: OnDisk) -> None:
         raise RequestError(f"`{model.name}` is a link out of `{root}` and is left alone")
     # One rename makes it vanish as a whole; what follows cannot leave half a model. rmtree follows no links.
     try:
-        bin_folder = Path(tempfile.mkdtemp(prefix=".work-0-removed-", dir=root))
+        bin_folder = Path(tempfile.mkdtemp(prefix=f".work-{os.getpid()}-removed-", dir=root))
         model.path.rename(bin_folder / "model")
         shutil.rmtree(bin_folder)
     except OSError as error:

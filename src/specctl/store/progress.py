@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -32,3 +34,13 @@ class SilentProgress:
 
     def done(self) -> None:
         pass
+
+
+@contextmanager
+def bar(progress: Progress, what: str, total_bytes: int | None) -> Iterator[None]:
+    """`start` now and `done` at the end, also of a failure."""
+    progress.start(what, total_bytes)
+    try:
+        yield
+    finally:
+        progress.done()
