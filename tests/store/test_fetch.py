@@ -259,8 +259,10 @@ def test_offline_says_what_is_missing(by: str, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("no_network")
 def test_offline_names_every_missing_model_of_a_pair() -> None:
-    with pytest.raises(MissingError, match=r"`qwen2.5-coder-1.5b` and `qwen2.5-coder-0.5b` are not on disk"):
+    names = "`qwen2.5-coder-1.5b` and `qwen2.5-coder-0.5b`"
+    with pytest.raises(MissingError, match=f"{names} are not on disk") as caught:
         fetch.fetch_pair("qwen2.5-coder-1.5b", offline=True, progress=SilentProgress())
+    assert "run `specctl pull qwen2.5-coder-1.5b`;" in str(caught.value.hint)
     assert fetch.find_pair("qwen2.5-coder-1.5b") is None
 
 
@@ -286,9 +288,10 @@ def test_next_source_when_the_hub_cannot_be_reached(
         progress.notes[0] == "no connection to the hub for `a/tiny` (ConnectionError); trying the next source"
     )
 
-    with pytest.raises(MissingError, match="cannot fetch `a/b`: no connection") as caught:
-        fetch.fetch("a/b", offline=False, progress=SilentProgress())
-    assert "specctl pull a/b" in str(caught.value.hint)
+    for name in ("a/b", "qwen3-8b"):
+        with pytest.raises(MissingError, match=f"cannot fetch `{name}`: no connection") as caught:
+            fetch.fetch(name, offline=False, progress=SilentProgress())
+        assert f"`specctl pull {name}`" in str(caught.value.hint)
 
 
 def test_plan_of_the_index(pip: FakePip, converter: Converter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def fetch(what: str | Model, *, offline: bool, progress: Progress) -> Path:
     folder = find(model)
     if folder is None:
         if (offline or hub.is_offline()) and not _is_local(model):
-            raise _missing_offline((model,))
+            raise _missing_offline((model,), model.name)
         folder = _fetch_first(model, progress)
         screen.folder(folder)
         if model.tokenizer is not None and vocabulary.fingerprint(folder) != model.tokenizer:
@@ -126,7 +126,7 @@ def fetch_pair(spec: str, *, offline: bool, progress: Progress) -> Fetched:
     if offline or hub.is_offline():
         missing = tuple(model for model in pair.models if not _is_local(model) and find(model) is None)
         if missing:
-            raise _missing_offline(missing)
+            raise _missing_offline(missing, spec)
     target = fetch(pair.target, offline=offline, progress=progress)
     draft = fetch(pair.draft, offline=offline, progress=progress) if pair.draft else None
     return Fetched(target, draft)
@@ -160,7 +160,8 @@ def _fetch_first(model: Model, progress: Progress) -> Path:
             if source is not model.sources[-1]:
                 progress.note(f"{error.message}; trying the next source")
     reasons = "; ".join(error.message for error in failures)
-    raise MissingError(f"cannot fetch `{model.name}`: {reasons}", hint=failures[-1].hint)
+    hint = (failures[-1].hint or "").replace(f"`specctl pull {model.repo}`", f"`specctl pull {model.name}`")
+    raise MissingError(f"cannot fetch `{model.name}`: {reasons}", hint=hint or None)
 
 
 def _fetch(source: Source, model: Model, progress: Progress) -> Path:
@@ -173,13 +174,12 @@ def _fetch(source: Source, model: Model, progress: Progress) -> Path:
     raise ModelFileError(f"`{source.path}` is not a model folder")
 
 
-def _missing_offline(missing: tuple[Model, ...]) -> MissingError:
+def _missing_offline(missing: tuple[Model, ...], spec: str) -> MissingError:
     listed = " and ".join(f"`{model.name}`" for model in missing)
-    commands = "; ".join(f"specctl pull {model.name}" for model in missing)
     return MissingError(
         f"{listed} {'is' if len(missing) == 1 else 'are'} not on disk, and offline nothing is fetched",
-        hint=f"with a connection, run `{commands}` "
-        f"(looked in `{hub.cache_folder()}` and `{paths.models_dir()}`)",
+        hint=f"with a connection, run `specctl pull {spec}`; looked in `{hub.cache_folder()}` "
+        f"and `{paths.models_dir()}`",
     )
 
 
@@ -204,7 +204,7 @@ def _plan_model(model: Model, offline: bool, notes: list[str]) -> list[PlannedFi
             size = source.path.stat().st_size
             return [PlannedFile(model.name, source.path.name, size, True, str(source))]
     if model.bytes is None:
-        raise _missing_offline((model,))
+        raise _missing_offline((model,), model.name)
     return [
         PlannedFile(
             model.name, "all files (size from the registry)", model.bytes, False, str(model.sources[0])
