@@ -22,7 +22,9 @@ class Streamer:
         self._tokenizer = tokenizer
         self._stop = stop
         self._stream = DecodeStream(skip_special_tokens=True)
+        self._special = {i for i, added in tokenizer.added_tokens_decoder.items() if added.special}
         self._tokens: list[int] = []
+        self._run: list[int] = []
         self._decoded = ""
         self._shown = 0
 
@@ -31,7 +33,14 @@ class Streamer:
         backend = self._tokenizer.backend_tokenizer
         self._tokens += tokens
         for token in tokens:
-            self._decoded += self._stream.step(backend, token) or ""
+            name = self._tokenizer.convert_ids_to_tokens(token)
+            if name is None or token in self._special:
+                continue
+            self._run.append(token)
+            # Byte tokens side by side are one unit: a bad byte takes back the characters before it.
+            if not _is_byte(name):
+                self._decoded += self._stream.step(backend, self._run) or ""
+                self._run = []
         return self._show(len(self._decoded) - self._held_back())
 
     def close(self) -> str:
@@ -94,12 +103,17 @@ def piece(tokenizer: Any, token: int) -> str:
     if _UNDECODABLE not in text:
         return text
     name = tokenizer.convert_ids_to_tokens(token) or ""
-    if name.startswith("<0x"):
+    if _is_byte(name):
         return "\\x" + name[3:5].lower()
     known = _byte_of_character()
     if all(character in known for character in name):
         return bytes(known[character] for character in name).decode("utf-8", errors="backslashreplace")
     return text
+
+
+def _is_byte(name: str) -> bool:
+    """Whether it is one of the 256 tokens that SentencePiece vocabularies spell unknown characters with."""
+    return name.startswith("<0x")
 
 
 @cache
