@@ -180,6 +180,31 @@ def decode_alone(module: Any, prompt: Sequence[int], n: int) -> list[int]:
     return ids[len(prompt) :]
 
 
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def byte_tokenizer(words: Sequence[str] = (), chat_template: str | None = CHAT_TEMPLATE) -> Any:
+    """Byte-level BPE without merges: each byte is a token. `words` are more tokens, special ones come last."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    written = ["".join(piece for piece, _ in level.pre_tokenize_str(word)) for word in words]
+    vocab = {piece: i for i, piece in enumerate([*sorted(level.alphabet()), *written])}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = level
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=SPECIAL[2], additional_special_tokens=list(SPECIAL)
+    )
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
 class Scripted:
     """A drafter that a test writes: `plan(row, position, right)` gives the token for an absolute position.
 
@@ -201,7 +226,8 @@ class Scripted:
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None: ...
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
-        return Draft([self._one(row, self._k if self._over else most) for row, most in zip(rows, budget)])
+        rooms = [self._k] * len(rows) if self._over else budget
+        return Draft([self._one(row, room) for row, room in zip(rows, rooms, strict=True)])
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None: ...
 
