@@ -134,7 +134,9 @@ def test_a_large_model_is_not_fetched_unasked(cli: Cli, home: Path, monkeypatch:
     monkeypatch.delenv("HF_HUB_OFFLINE")
     done = cli("run", "-p", "draft-model", "-", stdin=b"Hello")
     assert_one_line(done, ExitCode.MISSING, home)
-    assert re.search(r"`qwen2.5-coder-1.5b` and `qwen2.5-coder-0.5b` not on disk \(4[.\d]* GB to fetch", done.err)
+    assert re.search(
+        r"`qwen2.5-coder-1.5b` and `qwen2.5-coder-0.5b` not on disk \(4[.\d]* GB to fetch", done.err
+    )
     assert "run `specctl pull qwen2.5-coder-1.5b`, or add --pull" in done.err
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specctl import paths
-from specctl.cli import render
+from specctl.cli import figures, paint, render
 from specctl.cli.safe_text import safe_line, safe_text
 from specctl.decode.stats import Stats
 from specctl.events import Emitted, Event, Finished
@@ -63,8 +63,8 @@ def show(chunks: list[str], *, show_draft: bool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setattr(sys, "stderr", screen)
     rounds: list[cli_scenes.Round] = [((chunk, chunk), 1, chunk) for chunk in chunks]
-    sink = render.TerminalText(show_draft=show_draft, live=live, quiet=False)
-    render.follow(cli_scenes.stream(rounds, tail=chunks[-1]), sink)
+    look = render.Look(show_draft=show_draft, live=live)
+    render.follow(cli_scenes.stream(rounds, tail=chunks[-1]), render.TerminalText(look))
     return screen.getvalue()
 
 
@@ -98,13 +98,13 @@ def test_the_answer_is_all_there_without_the_status_line(monkeypatch: pytest.Mon
     written = show(["one ", "two\n"], show_draft=False, live=False, monkeypatch=monkeypatch)
     answer, figures = written.rsplit("\n", 2)[0:2]
     assert answer == "one one two\ntwo\ntwo"
-    assert figures.startswith("\x1b[2m4 tokens · 20.0 tokens/s · 2 target forwards · accepted 2 of 4")
+    assert figures.startswith("\x1b[2m4 tokens · 20.0 tokens/s · 2 rounds · accepted 2 of 4")
 
 
 def test_painting_with_colours(terminal: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
     cli_scenes.install(monkeypatch, cli_scenes.SCENES["sky"])
     done = terminal("run", "Hello", "--show-draft", "-q")
-    expected = "\x1b[32m The sky\x1b[0m\x1b[1m is\x1b[0m\x1b[31;9m red\x1b[0m\x1b[31;9m now\x1b[0m"
+    expected = "\x1b[32m The sky\x1b[0m\x1b[1m is\x1b[0m\x1b[31;9m red now\x1b[0m"
     assert done.out == expected + "\x1b[1m blue\x1b[0m\x1b[32m!\x1b[0m\x1b[1m\n\x1b[0m"
 
 
@@ -112,7 +112,7 @@ def test_painting_without_colours(terminal: Callable[..., Done], monkeypatch: py
     monkeypatch.setenv("NO_COLOR", "1")
     cli_scenes.install(monkeypatch, cli_scenes.SCENES["sky"])
     done = terminal("run", "Hello", "--show-draft", "-q")
-    expected = " The sky\x1b[1m is\x1b[0m\x1b[9m[- red-]\x1b[0m\x1b[9m[- now-]\x1b[0m\x1b[1m blue\x1b[0m"
+    expected = " The sky\x1b[1m is\x1b[0m\x1b[9m[- red now-]\x1b[0m\x1b[1m blue\x1b[0m"
     assert done.out == expected + "!\x1b[1m\n\x1b[0m"
 
 
@@ -123,7 +123,7 @@ def test_a_dumb_terminal_gets_plain_text(
     cli_scenes.install(monkeypatch, cli_scenes.SCENES["sky"])
     done = terminal("run", "Hello", "--show-draft")
     assert "\x1b" not in done.out
-    assert done.out.startswith(" The sky is[- red-][- now-] blue!\n6 tokens")
+    assert done.out.startswith(" The sky is[- red now-] blue!\n6 tokens")
 
 
 def test_the_status_line_leaves_no_trace(
@@ -226,7 +226,7 @@ def test_what_is_shown_is_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_painter_follows_events() -> None:
-    painter = render.Painter()
+    painter = paint.Painter()
     assert list(painter.take(Emitted(0, 1, 0, (5,), "x"))) == [("x", "bonus")]
     assert list(painter.take(Finished(0, 1, 0, "stop", "tail"))) == [("tail", "plain")]
     assert list(painter.take(Finished(0, 1, 0, "stop"))) == []
@@ -234,10 +234,10 @@ def test_the_painter_follows_events() -> None:
 
 def test_the_live_line_needs_no_event() -> None:
     stats = Stats()
-    assert render.live_line(stats) == "0 tokens"
+    assert figures.live_line(stats) == "0 tokens"
     events: list[Event] = list(cli_scenes.stream(cli_scenes.SKY))
     for event in events:
         stats.add(event)
-    assert render.live_line(stats) == (
+    assert figures.live_line(stats) == (
         "20.0 tokens/s · accepted 3 of 5 · mean acceptance length 2.00 · 6 tokens"
     )

@@ -26,6 +26,7 @@ class Wish:
     as_json: bool
     as_jsonl: bool
     quiet: bool
+    verbose: bool
 
     @property
     def silent(self) -> bool:
@@ -66,7 +67,6 @@ def sink(choice: Choice, wish: Wish) -> render.Sink:
         return render.JsonDocument(pair=choice.pair)
     if wish.as_jsonl:
         return render.JsonLines()
-    live = console.is_live(sys.stderr)
-    if console.is_terminal(sys.stdout):
-        return render.TerminalText(show_draft=wish.show_draft, live=live, quiet=wish.quiet)
-    return render.PlainText(show_draft=wish.show_draft, live=live, quiet=wish.quiet)
+    live = console.is_live(sys.stderr) and not wish.quiet
+    look = render.Look(wish.show_draft, live, wish.quiet, wish.verbose)
+    return render.TerminalText(look) if console.is_terminal(sys.stdout) else render.PlainText(look)

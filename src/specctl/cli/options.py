@@ -151,7 +151,10 @@ JsonLines = Annotated[
 Verbose = Annotated[
     bool,
     typer.Option(
-        "--verbose", "-v", help="Also the settings in force and their origin.", rich_help_panel="Output"
+        "--verbose",
+        "-v",
+        help="Also the settings in force, their origin, and timings.",
+        rich_help_panel="Output",
     ),
 ]
 

@@ -66,7 +66,7 @@ def run(
     settings = _settings(ctx, profile, verbose=verbose)
     chosen = choice.choose(settings)
     text = prompts.read(prompt)
-    wish = answer.Wish(raw, offline, pull, show_draft, as_json, as_jsonl, quiet)
+    wish = answer.Wish(raw, offline, pull, show_draft, as_json, as_jsonl, quiet, verbose)
     if answer.answer(settings, chosen, text, wish) == "cancelled":
         raise typer.Exit(ExitCode.INTERRUPTED)
 
