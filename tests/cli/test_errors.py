@@ -235,6 +235,16 @@ def test_a_full_disk_under_standard_output_is_a_machine_error(
         console.out("x")
 
 
+def test_a_full_disk_anywhere_is_a_machine_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    cli_scenes.install(monkeypatch, full)
+    done = cli("run", "Hello")
+    assert done.code == ExitCode.MACHINE
+    assert done.err == "error: cannot write: No space left on device (free some disk space)\n"
+
+
 def test_the_documented_exit_codes_are_the_real_ones() -> None:
     text = (Path(__file__).parents[2] / "docs" / "exit-codes.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (\w+) \|", text, re.MULTILINE)

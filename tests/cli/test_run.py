@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -131,9 +132,15 @@ class TestInterrupt:
         done = cli("run", "Hello")
         assert (done.code, done.out, done.err) == (ExitCode.INTERRUPTED, " The sky is blue", "")
 
-    def test_afterwards_ctrl_c_is_as_before(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-        import signal
+    def test_where_ctrl_c_is_ignored_it_stays_so(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            cli_scenes.install(monkeypatch, cli_scenes.SCENES["interrupted"])
+            assert cli("run", "Hello").code == ExitCode.OK
+        finally:
+            signal.signal(signal.SIGINT, before)
 
+    def test_afterwards_ctrl_c_is_as_before(self, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
         before = signal.getsignal(signal.SIGINT)
         for scene in ("sky", "interrupted", "killed"):
             cli_scenes.install(monkeypatch, cli_scenes.SCENES[scene])

@@ -16,7 +16,9 @@ class Interrupt:
         return self._asked
 
     def __enter__(self) -> Interrupt:
-        self._before = signal.signal(signal.SIGINT, self._first)
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is not signal.SIG_IGN:  # a background job of a script: its Ctrl-C is not meant for us
+            signal.signal(signal.SIGINT, self._first)
         return self
 
     def __exit__(

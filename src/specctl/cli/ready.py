@@ -10,7 +10,7 @@ from specctl.cli.choice import Choice
 from specctl.cli.progress import progress, size
 from specctl.errors import MissingError
 from specctl.profile import Profile
-from specctl.store import fetch, hub, pair
+from specctl.store import fetch, hub, pair, screen
 from specctl.store.registry import HubSource, IndexSource, Model
 
 if TYPE_CHECKING:
@@ -53,12 +53,11 @@ def open_session(profile: Profile, choice: Choice, folders: tuple[Path, Path | N
     """Checks the pair, then loads it. Raises PairError, MachineError and what loading raises."""
     target, draft = folders
     wide = {"float32": 4, "float64": 8}
-    # Four bytes a token underestimates at most: the exact count needs the tokenizer, and is checked with it.
+    # Four bytes a token is a guess on the low side; the session counts exactly, and ends at the context's end.
+    tokens = len(prompt.encode()) // 4 + profile.max_new_tokens
+    context = screen.folder(target).config.get("max_position_embeddings", tokens)
     report = pair.check(
-        target,
-        draft,
-        max_tokens=len(prompt.encode()) // 4 + profile.max_new_tokens,
-        dtype_bytes=wide.get(profile.dtype, 2),
+        target, draft, max_tokens=min(tokens, context), dtype_bytes=wide.get(profile.dtype, 2)
     )
     report.refuse()
     for warning in report.warnings:
