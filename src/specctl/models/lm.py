@@ -61,25 +61,16 @@ class LM:
         return SlotCache(self.n_layers)
 
     def forward(
-        self,
-        cache: SlotCache,
-        tokens: Sequence[Sequence[int]],
-        rows: range,
-        *,
-        offset: int = 0,
-        keep: int = 0,
+        self, cache: SlotCache, tokens: Sequence[Sequence[int]], rows: range, *, offset: int = 0
     ) -> Tensor:
         """Run `tokens` `[n][q]` of `rows`, `offset` slots above what they have committed.
 
-        Returns the logits of the last `keep` columns (0: all of them), `[n, keep or q, vocab]`. Slots are
-        written, nothing is committed.
+        Returns logits `[n, q, vocab]`. Slots are written, nothing is committed.
         """
         q = len(tokens[0])
-        kept = torch.arange(q - keep if keep else 0, q, device=self.device)
-        out = self._run(
-            self.module, cache, rows, q, offset, input_ids=self._padded(tokens), logits_to_keep=kept
-        )
-        return cast(Tensor, out.logits)
+        out = self._run(self.module, cache, rows, q, offset, input_ids=self._padded(tokens))
+        # Dummy columns go through the head too: its product with a single row has other bits.
+        return cast(Tensor, out.logits)[:, :q]
 
     def segment(
         self,
@@ -111,7 +102,7 @@ class LM:
 
     @torch.no_grad()
     def _run(
-        self, module: nn.Module, cache: SlotCache, rows: range, q: int, offset: int, **inputs: Tensor
+        self, module: nn.Module, cache: SlotCache, rows: range, q: int, offset: int, **inputs: Tensor | int
     ) -> Any:
         window = cache.open_window(rows, max(q, self.row_floor), offset)
         positions, mask = geometry(self.config, window, self.dtype, self.device)
@@ -124,10 +115,12 @@ class LM:
         return torch.tensor([[*row, *[row[-1]] * missing] for row in tokens], device=self.device)
 
     def prefill(self, cache: SlotCache, row: int, ids: Sequence[int]) -> None:
-        """Append `ids` to one row and commit them, chunk by chunk; no logits are kept."""
+        """Append `ids` to one row and commit them, chunk by chunk; no logits are returned."""
         for start in range(0, len(ids), PREFILL_CHUNK):
             chunk = ids[start : start + PREFILL_CHUNK]
-            self.forward(cache, [chunk], range(row, row + 1), keep=1)
+            inputs = self._padded([chunk])
+            only_row = range(row, row + 1)
+            self._run(self.module, cache, only_row, len(chunk), 0, input_ids=inputs, logits_to_keep=1)
             cache.commit(row, len(chunk))
 
 

@@ -59,8 +59,8 @@ def pick_dtype(wanted: str, path: Path, device: torch.device) -> torch.dtype:
 def load(path: Path, *, name: str, dtype: str = "auto", device: str = "auto", native: bool = False) -> LM:
     """Load a model directory (config.json, safetensors) without running any code from it.
 
-    `native` takes the attention transformers would choose, else `models/attention.py`. Raises ModelFileError for files that are
-    broken or of a kind specctl refuses, MachineError when memory or the device fails.
+    `native` takes the attention transformers would choose, else `models/attention.py`. Raises ModelFileError
+    for files that are broken or of a kind specctl refuses, MachineError when memory or the device fails.
     """
     screen.folder(path)
     where = pick_device(device)

@@ -24,7 +24,7 @@ from specctl.store.files import write_atomic
 FLOORS = (2, 4, 8)
 """Candidates for the fewest rows a forward may have: a single row, or two in float32, takes other kernels."""
 
-_CONTEXTS = (19, 120)
+_CONTEXTS = (19, 250)  # float32 attention changes kernels between some 150 and 500 slots
 _SHAPES = ((1, 1), (1, 3), (1, 5), (1, 6), (1, 9), (1, 17), (2, 2), (3, 5))  # (rows, columns)
 
 
