@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
-from cli_harness import Cli
+from cli_harness import Cli, Terminal
 
 from specctl import paths
-from specctl.cli.progress import LineProgress, progress, size
+from specctl.cli import options
+from specctl.cli.progress import BarProgress, LineProgress, progress, size
 from specctl.errors import ExitCode
 from specctl.store import fetch, inventory
 from specctl.store.fetch import Fetched, Plan, PlannedFile
@@ -195,6 +197,23 @@ class TestProgress:
         with progress(quiet=False) as shown:
             assert isinstance(shown, LineProgress)
 
+    def test_bars_on_a_terminal_unless_they_are_unwanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        screen = Terminal()
+        monkeypatch.setattr(sys, "stderr", screen)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS", raising=False)
+        with progress(quiet=False) as shown:
+            assert isinstance(shown, BarProgress)
+            shown.start("fetching [bold]x[/bold]\x1b[2J", 1000)
+            shown.advance(1000)
+            shown.note("converting [/nonsense] \x1b]0;x\x07")
+            shown.done()
+        assert "fetching [bold]x[/bold]␛[2J" in screen.getvalue()
+        assert "converting [/nonsense] ␛]0;x␇" in screen.getvalue()
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        with progress(quiet=False) as shown:
+            assert isinstance(shown, LineProgress)
+
     @pytest.mark.parametrize(
         ("n_bytes", "text"),
         [
@@ -212,6 +231,13 @@ class TestProgress:
     )
     def test_sizes(self, n_bytes: int | None, text: str) -> None:
         assert size(n_bytes) == text
+
+
+def test_names_are_completed(cli: Cli) -> None:
+    cli("profiles", "copy", "plain", "plainer")
+    assert options.complete_profile("pl") == ["plain", "plainer"]
+    assert options.complete_pair("qwen2") == ["qwen2.5-coder-1.5b"]
+    assert options.complete_pair("x") == []
 
 
 class TestEnv:

@@ -14,7 +14,7 @@ _EPILOG = (
     "4 this machine cannot do it · 70 a bug in specctl · 130 interrupted. More in docs/exit-codes.md."
 )
 
-_START = """[bold]To start:[/bold]
+START = """[bold]To start:[/bold]
 
 specctl run "Why is the sky blue?"
 
@@ -24,7 +24,7 @@ specctl profiles list"""
 
 app = typer.Typer(
     name="specctl",
-    help=f"The workbench for speculative decoding on your own machine.\n\n{_START}",
+    help=f"The workbench for speculative decoding on your own machine.\n\n{START}",
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,

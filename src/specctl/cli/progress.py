@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ def progress(*, quiet: bool) -> AbstractContextManager[Progress]:
     """The right progress for this standard error, to be used in a `with`."""
     if quiet:
         return nullcontext(SilentProgress())
-    if console.is_live(sys.stderr):
+    if console.is_live(sys.stderr) and not os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS"):
         return BarProgress()
     return nullcontext(LineProgress())
 
