@@ -52,8 +52,8 @@ class TestPipe:
     def test_verbose_names_the_origin_of_every_value(self, cli: Cli) -> None:
         lines = cli("run", "Hello", "-v", "--seed", "3").err.splitlines()
         assert "sampling.seed = 3  [typed]" in lines
-        assert "pair = smollm2-135m  [profile default]" in lines
-        assert "dtype = auto  [default]" in lines
+        assert 'pair = "smollm2-135m"  [profile default]' in lines
+        assert "target = null  [default]" in lines
         assert lines[-1] == "prefill 0.50 s · decoding 0.30 s (drafting 0.06, verifying 0.21)"
 
     def test_a_default_typed_out_still_counts_as_typed(self, cli: Cli) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import typer
@@ -83,5 +84,5 @@ def _settings(ctx: typer.Context, name: str, *, verbose: bool) -> Profile:
     settings = profiles.merge(base, typed)
     if verbose:
         for field, value, origin in profiles.origins(base, settings, typed):
-            console.note(f"{field} = {value}  [{origin}]")
+            console.note(f"{field} = {json.dumps(value, ensure_ascii=False)}  [{origin}]")
     return settings
