@@ -19,7 +19,11 @@ from specctl.events import Emitted, Event, Finished
 from specctl.models import attention
 from specctl.models.lm import LM
 
+# Forwards this small gain nothing from a second thread, and on a busy machine they wait for it.
+torch.set_num_threads(1)
+
 VOCAB = 48
+N_NEW = 24
 
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -180,31 +184,6 @@ def decode_alone(module: Any, prompt: Sequence[int], n: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def byte_tokenizer(words: Sequence[str] = (), chat_template: str | None = CHAT_TEMPLATE) -> Any:
-    """Byte-level BPE without merges: each byte is a token. `words` are more tokens, special ones come last."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    written = ["".join(piece for piece, _ in level.pre_tokenize_str(word)) for word in words]
-    vocab = {piece: i for i, piece in enumerate([*sorted(level.alphabet()), *written])}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = level
-    backend.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=SPECIAL[2], additional_special_tokens=list(SPECIAL)
-    )
-    tokenizer.chat_template = chat_template
-    return tokenizer
-
-
 class Scripted:
     """A drafter that a test writes: `plan(row, position, right)` gives the token for an absolute position.
 
@@ -246,6 +225,31 @@ class Scripted:
         return tokens
 
 
+class Spy:
+    """A drafter that another one does the work for. `rows` are the loop's own live rows, at any time."""
+
+    def __init__(self, drafter: Drafter) -> None:
+        self.drafter = drafter
+        self.needs = frozenset(drafter.needs)
+        self.rows: Sequence[Row] = []
+        self.log: list[tuple[list[list[int]], Draft]] = []  # what rows had committed, and what was drafted
+
+    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
+        self.drafter.begin(row, hidden)
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        self.rows = rows
+        draft = self.drafter.draft(rows, budget)
+        self.log.append(([list(row.ids) for row in rows], draft))
+        return draft
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        self.drafter.observe(rows, scored, accepted)
+
+    def drop(self, slot: int) -> None:
+        self.drafter.drop(slot)
+
+
 class Nothing(Scripted):
     def __init__(self) -> None:
         super().__init__([], 0, lambda *_: None)
@@ -256,6 +260,18 @@ class Nothing(Scripted):
 
 def wrong(right: int | None) -> int:
     return 3 if right is None else 3 + (right - 3 + 1) % (VOCAB - 3)
+
+
+SCRIPTS = [
+    "always-right",
+    "never-right",
+    "right-until-2",
+    "coin",
+    "end-pusher",
+    "empty",
+    "uneven",
+    "over-long",
+]
 
 
 def scripts(answers: Sequence[Sequence[int]], k: int, eos: int = 2) -> dict[str, Scripted]:

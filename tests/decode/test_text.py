@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers.decoders import DecodeStream
 
-from fakes import SPECIAL, byte_tokenizer
+from fake_tokenizers import SPECIAL, byte_tokenizer
 from specctl.decode import text as text_module
 from specctl.decode.draft import Request
 from specctl.decode.text import Streamer, annotate, final_text, piece
