@@ -38,6 +38,8 @@ def main() -> int:
     }
     names = options.profiles.split(",")
     plain, *others = (session(options.pair, name, **overrides) for name in ["plain", *names])
+    for other in others:  # one copy of the target is enough
+        other.target.module = plain.target.module
     print(f"numerics: {plain.info.numerics} {plain.info.numerics_note or ''}", flush=True)
     equal = dict.fromkeys(names, 0)
     for question in chosen:

@@ -15,29 +15,45 @@ from specctl.profile import NgramParams
 
 
 class Ngram:
+    """Drafts what followed the last few tokens before.
+
+    A wrong draft still costs the target its rows, and text that repeats comes in stretches: a row's longest draft
+    doubles when all of it was accepted and halves when not.
+    """
+
     needs: frozenset[int] = frozenset()
 
     def __init__(self, params: NgramParams, parts: Parts) -> None:
         self._params = params
         self._eos = parts.eos
         self._seen: list[Lookup] = []
+        self._longest: list[int] = []
+        self._drafted: list[int] = []
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._seen.append(Lookup(self._params.min_ngram, self._params.max_ngram))
+        self._longest.append(self._params.draft_tokens)
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         drafts = []
-        for seen, row, room in zip(self._seen, rows, budget, strict=True):
-            seen.extend(row.ids)
-            drafts.append(seen.continuation(row.ids, min(room, self._params.draft_tokens), self._eos))
+        for slot, row in enumerate(rows):
+            self._seen[slot].extend(row.ids)
+            limit = min(budget[slot], self._longest[slot])
+            drafts.append(self._seen[slot].continuation(row.ids, limit, self._eos))
+        self._drafted = [len(draft) for draft in drafts]
         return Draft(drafts)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        """New tokens are indexed when the next draft is due."""
+        for slot, (n, drafted) in enumerate(zip(accepted, self._drafted, strict=True)):
+            if drafted:
+                longest = self._longest[slot] * 2 if n == drafted else self._longest[slot] // 2
+                self._longest[slot] = min(max(longest, 1), self._params.draft_tokens)
 
     def drop(self, slot: int) -> None:
         self._seen[slot] = self._seen[-1]
+        self._longest[slot] = self._longest[-1]
         self._seen.pop()
+        self._longest.pop()
 
 
 class Lookup:
