@@ -1,7 +1,7 @@
 """Is speculative output plain decoding's, token for token, on real models and many prompts?
 
     python benchmarks/exactness.py PAIR QUESTIONS.jsonl [--profiles ngram,draft-model] [--count 40]
-                                   [--new-tokens 128] [--temperature 0] [--numerics invariant]
+        [--new-tokens 128] [--batch-size 1] [--plain-batch-size 1] [--temperature 0] [--numerics invariant]
 
 QUESTIONS is in Spec-Bench's format; `--count` of them are taken at even steps. Temperature > 0 uses the
 `coupled` acceptor, whose sampled text is a function of the seed alone. Exit code 1 if anything differs.
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from foundation import ours, session
+from foundation import session
 
 
 def main() -> int:
@@ -25,6 +25,8 @@ def main() -> int:
     parser.add_argument("--profiles", default="ngram,draft-model")
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=1, help="of the profiles")
+    parser.add_argument("--plain-batch-size", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--numerics", default="invariant")
     options = parser.parse_args()
@@ -36,25 +38,39 @@ def main() -> int:
         "accept": "coupled",
         "numerics": options.numerics,
     }
-    names = options.profiles.split(",")
-    plain, *others = (session(options.pair, name, **overrides) for name in ["plain", *names])
-    for other in others:  # one copy of the target is enough
-        other.target.module = plain.target.module
+    plain = session(options.pair, "plain", **overrides)
     print(f"numerics: {plain.info.numerics} {plain.info.numerics_note or ''}", flush=True)
-    equal = dict.fromkeys(names, 0)
-    for question in chosen:
-        prompt = question["turns"][0]
-        _, _, expected = ours(plain, prompt, options.new_tokens)
-        verdicts = []
-        for name, other in zip(names, others, strict=True):
-            _, rounds, answer = ours(other, prompt, options.new_tokens)
-            same = answer == expected
-            equal[name] += same
-            at = next((i for i, (a, b) in enumerate(zip(answer, expected)) if a != b), len(answer))
-            verdicts.append(f"{name} {'equal' if same else f'DIFFERS at {at}'} in {rounds} rounds")
-        print(f"{question['question_id']}: {len(expected)} tokens; {'; '.join(verdicts)}", flush=True)
-    print(", ".join(f"{name} {n}/{len(chosen)} equal" for name, n in equal.items()))
-    return 0 if all(n == len(chosen) for n in equal.values()) else 1
+    expected = answers(plain, chosen, options.new_tokens, options.plain_batch_size, "plain")
+    wrong = 0
+    for name in options.profiles.split(","):
+        opened = session(options.pair, name, **overrides)
+        got = answers(opened, chosen, options.new_tokens, options.batch_size, name)
+        differing = [
+            question["question_id"] for question, a, b in zip(chosen, got, expected, strict=True) if a != b
+        ]
+        print(f"{name}: {len(chosen) - len(differing)}/{len(chosen)} equal; differing: {differing}", flush=True)
+        wrong += len(differing)
+    return 1 if wrong else 0
+
+
+def answers(opened: Any, questions: list[Any], new_tokens: int, batch_size: int, name: str) -> list[list[int]]:
+    from specctl.decode.stats import Stats
+    from specctl.events import Emitted, Finished
+    from specctl.session import Request
+
+    prompts = [opened.encode(question["turns"][0], system=None, raw=False) for question in questions]
+    tokens: list[list[int]] = [[] for _ in prompts]
+    done, stats = 0, Stats()
+    for event in opened.generate([Request(ids, new_tokens) for ids in prompts], batch_size=batch_size):
+        stats.add(event)
+        if isinstance(event, Emitted):
+            tokens[event.row] += event.tokens
+        if isinstance(event, Finished):
+            done += 1
+            print(f"  {name}: {done}/{len(prompts)} answers", end="\r", file=sys.stderr, flush=True)
+    length = stats.mean_acceptance_length or 0
+    print(f"{name}: {stats.new_tokens} tokens, mean acceptance length {length:.2f}, batch {batch_size}", flush=True)
+    return tokens
 
 
 if __name__ == "__main__":

@@ -66,9 +66,16 @@ class Session:
         return ids
 
     def generate(
-        self, requests: Sequence[Request], *, cancelled: Callable[[], bool] = lambda: False
+        self,
+        requests: Sequence[Request],
+        *,
+        batch_size: int = 1,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
-        """Decode the requests by the profile; the events carry text. The first one is `Started`."""
+        """Decode the requests by the profile, at most `batch_size` at once; the events carry text.
+
+        The first one is `Started`.
+        """
         profile = self.profile
         sampling = profile.sampling
         law = Law(
@@ -83,7 +90,7 @@ class Session:
         longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
         target = Target(
             self.target,
-            slots=1,
+            slots=batch_size,
             capacity=min(longest, self.target.context_length) + 1,
             captures=drafter.needs,
         )
@@ -93,6 +100,7 @@ class Session:
             eos=self.eos,
             context_length=self.target.context_length,
             render=lambda tokens: render(self.tokenizer, tokens),
+            batch_size=batch_size,
         )
         yield self._started(len(requests))
         yield from annotate(
