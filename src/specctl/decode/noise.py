@@ -51,7 +51,8 @@ class KeyedDraws:
         coins = [
             torch.rand((), dtype=torch.float64, generator=self._seeded(place, Stream.ACCEPT)) for place in at
         ]
-        return torch.stack(coins).to(probability.device) < probability.double()
+        # Compared on the CPU: not every device has float64.
+        return (torch.stack(coins) < probability.cpu().double()).to(probability.device)
 
     def sample(self, probs: Tensor, at: Sequence[Place], stream: Stream) -> Tensor:
         # Exponential races: argmax(p / E) draws from p, and the same E with another p' draws from p' as
