@@ -48,12 +48,16 @@ def main() -> int:
         differing = [
             question["question_id"] for question, a, b in zip(chosen, got, expected, strict=True) if a != b
         ]
-        print(f"{name}: {len(chosen) - len(differing)}/{len(chosen)} equal; differing: {differing}", flush=True)
+        print(
+            f"{name}: {len(chosen) - len(differing)}/{len(chosen)} equal; differing: {differing}", flush=True
+        )
         wrong += len(differing)
     return 1 if wrong else 0
 
 
-def answers(opened: Any, questions: list[Any], new_tokens: int, batch_size: int, name: str) -> list[list[int]]:
+def answers(
+    opened: Any, questions: list[Any], new_tokens: int, batch_size: int, name: str
+) -> list[list[int]]:
     from specctl.decode.stats import Stats
     from specctl.events import Emitted, Finished
     from specctl.session import Request
@@ -69,7 +73,10 @@ def answers(opened: Any, questions: list[Any], new_tokens: int, batch_size: int,
             done += 1
             print(f"  {name}: {done}/{len(prompts)} answers", end="\r", file=sys.stderr, flush=True)
     length = stats.mean_acceptance_length or 0
-    print(f"{name}: {stats.new_tokens} tokens, mean acceptance length {length:.2f}, batch {batch_size}", flush=True)
+    print(
+        f"{name}: {stats.new_tokens} tokens, mean acceptance length {length:.2f}, batch {batch_size}",
+        flush=True,
+    )
     return tokens
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/foundation.py [CHECK ...] [--repeats 3] [--new-tokens 64] [--prompts FILE.jsonl]
 
-CHECK: help, first-token, overhead, numerics, memory, ngram, ngram-qwen, draft-model (default: all).
-Run it with everything else idle. Compared things take turns in one process, prompt by prompt, after a warm-up;
+CHECK: help, first-token, overhead, numerics, memory, ngram, ngram-qwen, draft-model, speedup, speedup-qwen
+(default: all). Run it with everything else idle. Compared things take turns in one process, prompt by prompt, after a warm-up;
 printed are medians with their range, ratios are geometric means over prompts. The models are pulled first if
-they are missing (SmolLM2-135M; the two Qwen2.5-Coder for the last two checks: 2.6 GB).
+they are missing (SmolLM2-135M; for the Qwen checks the two Qwen2.5-Coder, 1.6 GB to fetch).
 """
 
 from __future__ import annotations
@@ -272,6 +272,24 @@ def check_draft_model(options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def _speedup(options: argparse.Namespace, pair: str, profile: str, name: str) -> None:
+    """Against the best plain decoding of this runtime: native numerics."""
+    opened, plain = session(pair, profile), session(pair, "plain", numerics="native")
+    duel(
+        options, f"{profile} against plain decoding, {name}", "(reported)",
+        lambda prompt, n: ours(opened, prompt, n), lambda prompt, n: ours(plain, prompt, n),
+    )  # fmt: skip
+
+
+def check_speedup(options: argparse.Namespace) -> None:
+    _speedup(options, SMALL, "default", "SmolLM2")
+
+
+def check_speedup_qwen(options: argparse.Namespace) -> None:
+    _speedup(options, QWEN, "draft-model", "Qwen pair")
+    _speedup(options, QWEN, "ngram", "Qwen 1.5B")
+
+
 def peer(path: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
@@ -288,6 +306,8 @@ CHECKS: dict[str, Callable[[argparse.Namespace], None]] = {
     "ngram": check_ngram,
     "ngram-qwen": check_ngram_qwen,
     "draft-model": check_draft_model,
+    "speedup": check_speedup,
+    "speedup-qwen": check_speedup_qwen,
 }
 
 if __name__ == "__main__":

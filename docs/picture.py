@@ -1,6 +1,6 @@
 """A terminal's output as an SVG picture.
 
-    FORCE_COLOR=1 specctl run --show-draft … 2>&1 >/dev/null | python docs/picture.py "specctl run …" > docs/run.svg
+FORCE_COLOR=1 specctl run --show-draft … 2>&1 >/dev/null | python docs/picture.py "specctl run …" > docs/run.svg
 """
 
 import io

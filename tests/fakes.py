@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from specctl.decode.accept import ACCEPTORS
-from specctl.decode.draft import Draft, Drafter, Request, Row, Scored
+from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored
 from specctl.decode.loop import Rules, decode
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
+from specctl.drafters.draft_model import DraftModel
+from specctl.drafters.ngram import Ngram
 from specctl.events import Emitted, Event, Finished
 from specctl.models import attention
 from specctl.models.lm import LM
+from specctl.profile import DraftModelParams, NgramParams
 
 # Forwards this small gain nothing from a second thread, and on a busy machine they wait for it.
 torch.set_num_threads(1)
@@ -39,6 +42,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "phi3": {"sliding_window": 8, "pad_token_id": 0},
     "olmo2": {},
+    "granite": {"pad_token_id": 0, "embedding_multiplier": 2.0, "logits_scaling": 4.0, "attention_multiplier": 0.2},
     "glm": {"head_dim": 16, "pad_token_id": 0},
     "glm4": {"head_dim": 16, "pad_token_id": 0},
     "smollm3": {"pad_token_id": 0, "no_rope_layer_interval": 2},
@@ -127,6 +131,25 @@ def plain_tokens(
     """What plain decoding says to `ask(n, new)`, one row at a time; computed once."""
     tokens, _, _ = run(shared_lm(kind, seed), None, ask(n, new), law=law, accept=accept)
     return tuple(tuple(row) for row in tokens)
+
+
+def draft_model(
+    target: LM,
+    draft: LM,
+    *,
+    law: Law | None = None,
+    accept: str = "greedy",
+    eos: frozenset[int] = frozenset(),
+    **params: Any,
+) -> DraftModel:
+    sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
+    settings = DraftModelParams(method="draft-model", **{"draft_tokens": 4, **params})
+    return DraftModel(settings, Parts(target, draft, sampler, eos))
+
+
+def ngram(eos: frozenset[int] = frozenset(), **params: Any) -> Ngram:
+    parts = Parts(shared_lm(), None, Sampler.keyed(Law()), eos)
+    return Ngram(NgramParams(method="ngram", **params), parts)
 
 
 def run(
