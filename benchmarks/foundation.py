@@ -3,8 +3,8 @@
     python benchmarks/foundation.py [CHECK ...] [--repeats 3] [--new-tokens 64] [--prompts FILE.jsonl]
 
 CHECK: help, first-token, overhead, numerics, memory, ngram, ngram-qwen, draft-model, speedup, speedup-qwen
-(default: all). Run it with everything else idle. Compared things take turns in one process, prompt by prompt, after a warm-up;
-printed are medians with their range, ratios are geometric means over prompts. The models are pulled first if
+(default: all). Run it with everything else idle. Compared things take turns in one process, prompt by prompt,
+after a warm-up; printed are medians with their range, ratios are geometric means over prompts. The models are pulled first if
 they are missing (SmolLM2-135M; for the Qwen checks the two Qwen2.5-Coder, 1.6 GB to fetch).
 """
 

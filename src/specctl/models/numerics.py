@@ -92,7 +92,9 @@ def _load_cache() -> dict[str, int | None]:
         known = json.loads((paths.cache_dir() / "numerics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}
+    if not isinstance(known, dict):
+        return {}
+    return {key: floor for key, floor in known.items() if floor in (None, *FLOORS)}
 
 
 def _save_cache(known: dict[str, int | None]) -> None:
