@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
@@ -32,6 +33,7 @@ class DraftModel:
     def __init__(self, params: DraftModelParams, parts: Parts) -> None:
         assert parts.draft is not None
         self._lm: LM = parts.draft
+        self._vocab_size = parts.target.vocab_size
         self._params = params
         self._sampler = parts.sampler
         self._eos = parts.eos
@@ -43,7 +45,7 @@ class DraftModel:
         if len(row.ids) <= self._lm.context_length:
             capacity = len(row.ids) + row.request.max_new_tokens + self._params.draft_tokens
             self._cache.reserve(slot + 1, capacity + self._lm.row_floor)
-            self._lm.prefill(self._cache, slot, row.ids[:-1])
+            self._lm.prefill(self._cache, slot, self._known(row.ids[:-1]))
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         room = [self._room(row, most) for row, most in zip(rows, budget, strict=True)]
@@ -83,7 +85,7 @@ class DraftModel:
         """Feed each row the committed tokens it lacks; returns the logits `[n, vocab]` behind its last one."""
         missing = []
         for slot, row in enumerate(rows):
-            lacking = row.ids[self._cache.lengths[slot] :] if active[slot] else row.ids[-1:]
+            lacking = self._known(row.ids[self._cache.lengths[slot] :] if active[slot] else row.ids[-1:])
             if len(lacking) > _CATCH_UP:
                 self._lm.prefill(self._cache, slot, lacking[:-1])
                 lacking = lacking[-1:]
@@ -96,6 +98,10 @@ class DraftModel:
         last = torch.tensor([len(lacking) - 1 for lacking in missing], device=logits.device)
         return logits[torch.arange(len(rows), device=logits.device), last]
 
+    def _known(self, ids: Sequence[int]) -> list[int]:
+        """Ids the draft's smaller vocabulary lacks are read as some other token: only drafts suffer."""
+        return [token if token < self._lm.vocab_size else 0 for token in ids]
+
     def _feed(self, tokens: Sequence[int]) -> Tensor:
         """One step on: the tokens just drafted, above what is committed; logits `[n, vocab]`."""
         columns = [[token] for token in tokens]
@@ -104,6 +110,8 @@ class DraftModel:
         return logits[:, -1]
 
     def _scores(self, logits: Tensor, rows: Sequence[Row], drafts: Sequence[list[int]]) -> Tensor:
+        # Models of one family pad their vocabularies differently; what the target lacks cannot be drafted.
+        logits = pad(logits, (0, self._vocab_size - logits.shape[-1]), value=float("-inf"))
         histories = [row.ids + draft for row, draft in zip(rows, drafts, strict=True)]
         return self._sampler.law.scores(logits[:, None], histories, [[] for _ in rows])[:, 0]
 
