@@ -1,0 +1,160 @@
+"""N-gram drafting: what is looked up, how far it is copied, and that its index is right at any time."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from fakes import Spy, ask, ngram, plain_tokens, run, shared_lm
+from specctl.decode.draft import Request, Row
+from specctl.drafters import ngram as ngram_module
+from specctl.drafters.ngram import Lookup
+
+NO_END: frozenset[int] = frozenset()
+
+
+def continuation(
+    ids: list[int], limit: int = 4, shortest: int = 1, longest: int = 3, eos: frozenset[int] = NO_END
+) -> list[int]:
+    seen = Lookup(shortest, longest)
+    seen.extend(ids)
+    return seen.continuation(ids, limit, eos)
+
+
+EXAMPLES = {
+    "nothing-repeats": ([5, 6, 7, 8], []),
+    "one-token": ([5], []),
+    "what-followed": ([5, 6, 7, 8, 9, 10, 5], [6, 7, 8, 9]),
+    "the-longest-match-wins": ([1, 2, 3, 40, 9, 3, 50, 9, 1, 2, 3], [40, 9, 3, 50]),
+    "the-latest-match-wins": ([1, 2, 30, 9, 1, 2, 40, 8, 1, 2], [40, 8, 1, 2]),
+    "runs-into-its-own-copy": ([5, 6, 7, 5, 6], [7, 5, 6, 7]),
+    "one-token-over-and-over": ([9, 4, 4, 4], [4, 4, 4, 4]),
+    "a-match-at-the-very-start": ([8, 1, 2, 3, 8], [1, 2, 3, 8]),
+}
+
+
+@pytest.mark.parametrize("name", list(EXAMPLES))
+def test_examples(name: str) -> None:
+    ids, expected = EXAMPLES[name]
+    assert continuation(ids) == expected
+
+
+def test_limits() -> None:
+    ids = [5, 6, 7, 8, 9, 10, 5]
+    assert continuation(ids, limit=0) == []
+    assert continuation(ids, limit=2) == [6, 7]
+    assert continuation(ids, shortest=2) == [], "one token is no match then"
+    assert continuation([7, 1, 2, 30, 9, 1, 2, 40, 7, 1, 2], longest=2) == [40, 7, 1, 2]
+    assert continuation([7, 1, 2, 30, 9, 1, 2, 40, 7, 1, 2], longest=3) == [30, 9, 1, 2]
+
+
+def test_nothing_is_drafted_behind_an_end_of_sequence() -> None:
+    ids = [5, 6, 2, 7, 8, 5]
+    assert continuation(ids, eos=frozenset({2})) == [6, 2]
+    assert continuation(ids) == [6, 2, 7, 8]
+    assert continuation([5, 2, 7, 5], eos=frozenset({2})) == [2], "the end itself may be right"
+    assert continuation([2, 6, 2], eos=frozenset({2})) == [6, 2], (
+        "an end the prompt holds is no end of the answer"
+    )
+
+
+def slow(ids: list[int], limit: int, shortest: int, longest: int) -> list[int]:
+    """The definition, by looking at every place."""
+    for size in range(longest, shortest - 1, -1):
+        for end in range(len(ids) - 1, size - 1, -1):
+            if size <= len(ids) and ids[end - size : end] == ids[-size:]:
+                copied = list(ids)
+                for i in range(limit):
+                    copied.append(copied[end + i])
+                return copied[len(ids) :]
+    return []
+
+
+def disagreements() -> int:
+    """Texts of few words, growing by some tokens at a time, against the definition and a rebuilt index."""
+    chance = random.Random(0)
+    wrong = 0
+    for _ in range(150):
+        shortest = chance.choice([1, 2])
+        seen = Lookup(shortest, 3)
+        ids: list[int] = []
+        while len(ids) < 30:
+            ids += [chance.randrange(4) for _ in range(chance.randrange(1, 5))]
+            seen.extend(ids)
+            drafted = seen.continuation(ids, 5, NO_END)
+            wrong += drafted != slow(ids, 5, shortest, 3)
+            wrong += drafted != continuation(ids, 5, shortest)
+    return wrong
+
+
+def test_a_growing_index_is_a_rebuilt_one() -> None:
+    assert disagreements() == 0
+
+
+def test_planted_gaps_in_the_index_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    extend = Lookup.extend
+
+    def forgetful(self: Lookup, ids: list[int]) -> None:
+        extend(self, ids)
+        self._indexed = len(ids) + 1  # the n-gram at the border is never indexed
+
+    monkeypatch.setattr(Lookup, "extend", forgetful)
+    assert disagreements() > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_rows_keep_their_own_index_when_slots_move(batch_size: int) -> None:
+    """Nine rows in few slots: each draft is what a fresh lookup in that row's own tokens gives."""
+    drafter = ngram(draft_tokens=6)
+    spy = Spy(drafter)
+    asked = [Request((*one.prompt, 7, 8, 9, 7, 8), 4 + 3 * (i % 4), seed=i) for i, one in enumerate(ask(9))]
+    tokens, _, _ = run(shared_lm(), spy, asked, batch_size=batch_size)
+    assert tokens == run(shared_lm(), None, asked)[0]
+    drafted = 0
+    for committed, draft in spy.log:
+        for ids, given in zip(committed, draft.tokens, strict=True):
+            assert given == continuation(ids, len(given))
+            drafted += len(given)
+    assert drafted > 20
+
+
+def test_planted_mixed_up_rows_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ngram_module.Ngram, "drop", lambda self, slot: (self._seen.pop(), self._longest.pop())
+    )
+    with pytest.raises((AssertionError, IndexError)):
+        test_rows_keep_their_own_index_when_slots_move(3)
+
+
+def drafted_lengths(accepts: list[int]) -> list[int]:
+    """Lengths drafted for a text that repeats itself, when this many tokens are accepted each time."""
+    drafter = ngram(draft_tokens=8)
+    row = Row(0, Request((4, 5) * 10, 99), [4, 5] * 10)
+    drafter.begin(row, {})
+    lengths = []
+    for n in accepts:
+        draft = drafter.draft([row], [99])
+        lengths.append(len(draft.tokens[0]))
+        drafter.observe([row], None, [min(n, lengths[-1])])  # type: ignore[arg-type]
+    return lengths
+
+
+def test_drafts_get_shorter_where_they_are_wrong_and_longer_where_right() -> None:
+    assert drafted_lengths([0, 0, 0, 0, 0]) == [8, 4, 2, 1, 1]
+    assert drafted_lengths([0, 0, 99, 99, 99, 99]) == [8, 4, 2, 4, 8, 8]
+    assert drafted_lengths([7, 3, 1]) == [8, 4, 2], "all or nothing: one wrong token halves"
+
+
+def test_budgets_are_kept() -> None:
+    drafter = ngram(draft_tokens=8)
+    rows = [Row(i, Request((4, 5) * 10, 99), [4, 5] * 10) for i in range(3)]
+    for row in rows:
+        drafter.begin(row, {})
+    assert [len(tokens) for tokens in drafter.draft(rows, [0, 3, 99]).tokens] == [0, 3, 8]
+
+
+def test_greedy_output_is_plain() -> None:
+    for batch_size in (1, 3):
+        tokens, _, _ = run(shared_lm(), ngram(), ask(5), batch_size=batch_size)
+        assert [tuple(row) for row in tokens] == list(plain_tokens())
