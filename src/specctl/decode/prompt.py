@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from typing import Any
 
@@ -44,15 +45,16 @@ def _encode(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     if not any(token in content for token in special for content in contents):
         return _tokens(tokenizer, _rendered(tokenizer, messages))
     # Look-alikes of control tokens: render with stand-ins, then tokenise each text apart, as plain text.
-    stand_ins = [f"text{secrets.token_hex(16)}" for _ in messages]
-    masked = [{**message, "content": stand_in} for message, stand_in in zip(messages, stand_ins, strict=True)]
-    rest = _rendered(tokenizer, masked)
+    # Templates may say a text twice, in another order, or leave it out.
+    texts = {f"text{secrets.token_hex(16)}": content for content in contents}
+    masked = [{**message, "content": name} for message, name in zip(messages, texts, strict=True)]
     ids: list[int] = []
-    for stand_in, content in zip(stand_ins, contents, strict=True):
-        before, _, rest = rest.partition(stand_in)
-        ids += _tokens(tokenizer, before)
-        ids += tokenizer(content, add_special_tokens=False, split_special_tokens=True).input_ids
-    return ids + _tokens(tokenizer, rest)
+    for part in re.split(f"({'|'.join(texts)})", _rendered(tokenizer, masked)):
+        if part in texts:
+            ids += tokenizer(texts[part], add_special_tokens=False, split_special_tokens=True).input_ids
+        else:
+            ids += _tokens(tokenizer, part)
+    return ids
 
 
 def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
