@@ -4,8 +4,8 @@
 
 CHECK: help, first-token, overhead, numerics, memory, ngram, ngram-qwen, draft-model, speedup, speedup-qwen
 (default: all). Run it with everything else idle. Compared things take turns in one process, prompt by prompt,
-after a warm-up; printed are medians with their range, ratios are geometric means over prompts. The models are pulled first if
-they are missing (SmolLM2-135M; for the Qwen checks the two Qwen2.5-Coder, 1.6 GB to fetch).
+after a warm-up; printed are medians with their range, ratios are geometric means over prompts. Models that are
+missing are pulled first (SmolLM2-135M; for the Qwen checks the two Qwen2.5-Coder, 1.6 GB to fetch).
 """
 
 from __future__ import annotations
