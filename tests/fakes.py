@@ -33,7 +33,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2": {},
     "qwen3": {},
     "mistral": {"sliding_window": 8},
-    "gemma2": {"sliding_window": 8, "head_dim": 16, "query_pre_attn_scalar": 16},
+    "gemma2": {
+        "sliding_window": 8,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "attn_logit_softcapping": 1.5,  # small enough for these models to feel it
+    },
     "gemma3_text": {
         "sliding_window": 8,
         "head_dim": 16,
@@ -42,7 +47,12 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "phi3": {"sliding_window": 8, "pad_token_id": 0},
     "olmo2": {},
-    "granite": {"pad_token_id": 0, "embedding_multiplier": 2.0, "logits_scaling": 4.0, "attention_multiplier": 0.2},
+    "granite": {
+        "pad_token_id": 0,
+        "embedding_multiplier": 2.0,
+        "logits_scaling": 4.0,
+        "attention_multiplier": 0.2,
+    },
     "glm": {"head_dim": 16, "pad_token_id": 0},
     "glm4": {"head_dim": 16, "pad_token_id": 0},
     "smollm3": {"pad_token_id": 0, "no_rope_layer_interval": 2},

@@ -15,6 +15,7 @@ import torch
 from fake_tokenizers import SPECIAL, byte_tokenizer
 from fakes import tiny_module
 from specctl.decode.prompt import encode_chat
+from specctl.decode.target import Target
 from specctl.decode.text import final_text
 from specctl.errors import MachineError, ModelFileError, RequestError
 from specctl.events import Emitted, Event, Finished, Started, Timed, Verified
@@ -158,6 +159,21 @@ def test_the_stream_begins_with_started_and_its_text_is_the_answer(session: Sess
         assert text == final_text(session.tokenizer, tokens, ())
         alone = list(session.generate([Request(prompt, 20)]))
         assert answer(alone) == (tokens, text)
+
+
+def test_caches_are_no_larger_than_the_context(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tokens are allowed: memory is reserved for what can come."""
+    reserved: list[int] = []
+
+    def recording(lm: Any, *, capacity: int, **options: Any) -> Target:
+        reserved.append(capacity)
+        return Target(lm, capacity=capacity, **options)
+
+    monkeypatch.setattr("specctl.session.Target", recording)
+    prompt = session.encode("hello", system=None, raw=False)
+    for new in (1, 10**9):
+        next(iter(session.generate([Request(prompt, new)])))
+    assert reserved == [len(prompt) + 2, session.target.context_length + 1]
 
 
 def test_the_end_token_is_kept_and_its_text_is_not_shown(session: Session) -> None:

@@ -10,6 +10,7 @@ from stream_check import check_stream
 from fakes import (
     N_NEW,
     SCRIPTS,
+    Spy,
     ask,
     plain_tokens,
     render,
@@ -19,6 +20,7 @@ from fakes import (
     tiny_lm,
 )
 from specctl.decode import loop
+from specctl.decode.draft import Row, Scored
 from specctl.decode.finish import Ending, Limits, Render, finish
 from specctl.events import Drafted, Emitted, Verified
 
@@ -76,6 +78,20 @@ def test_the_ends_are_really_inside_blocks() -> None:
     verdicts = {(e.row, e.round): e for e in events if isinstance(e, Verified)}
     emitted = {(e.row, e.round): e for e in events if isinstance(e, Emitted)}
     assert any(len(emitted[at].tokens) <= verdicts[at].accepted for at in verdicts)
+
+
+def test_drafters_observe_the_answer_as_it_was_cut() -> None:
+    """What a drafter learns from must not hold tokens behind the end."""
+    plain = plain_tokens()
+    expected = [cut(answer, Limits(middle_tokens(), N_NEW, 999, ())) for answer in plain]
+    seen: dict[int, list[int]] = {}
+
+    class Observer(Spy):
+        def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+            seen.update({row.index: list(row.generated) for row in rows})
+
+    run(shared_lm(), Observer(scripts(plain, 4)["always-right"]), ask(5), batch_size=3, eos=middle_tokens())
+    assert [seen[row] for row in range(5)] == [tokens for tokens, _ in expected]
 
 
 def late(done: Sequence[int], block: Sequence[int], limits: Limits, show: Render) -> Ending:

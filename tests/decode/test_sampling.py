@@ -195,6 +195,15 @@ def test_ties_at_a_border_are_all_kept() -> None:
         assert kept == [True, True, True, True, False]
 
 
+def test_a_nucleus_ends_where_its_mass_is_reached() -> None:
+    """Powers of two are exact: half the mass is the first token alone, a hair more takes the next two."""
+    logits = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64).log()
+    for top_p, kept in ((0.5, 1), (0.500001, 3), (1e-9, 1)):
+        law = Law(1.0, top_p=top_p)
+        assert int((law.probabilities(logits) > 0).sum()) == kept
+    assert int((theirs(Law(1.0, top_p=0.5), logits, [0]) > 0).sum()) == 1
+
+
 # Drawing ------------------------------------------------------------------------------------------------------
 
 

@@ -224,8 +224,17 @@ def test_nothing_is_drafted_behind_an_end_of_sequence() -> None:
 def test_past_the_drafts_own_context_rows_are_plain(batch_size: int) -> None:
     """Also for prompts that are too long for the draft from the start; neighbours are drafted for as ever."""
     short = tiny_lm(max_position_embeddings=15)
-    spy = Spy(draft_model(shared_lm(), short))
-    tokens, reasons, _ = run(shared_lm(), spy, ask(5, 16), batch_size=batch_size)
+    drafter = draft_model(shared_lm(), short)
+    spy = Spy(drafter)
+    held: list[int] = []
+    tokens, reasons, _ = run(
+        shared_lm(),
+        spy,
+        ask(5, 16),
+        batch_size=batch_size,
+        on_event=lambda _: held.extend(drafter._cache.lengths),
+    )
+    assert max(held) <= 15
     assert [tuple(row) for row in tokens] == list(plain_tokens(new=16))
     assert set(reasons) == {"length"}
     for committed, draft in spy.log:

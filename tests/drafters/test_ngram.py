@@ -146,6 +146,21 @@ def test_drafts_get_shorter_where_they_are_wrong_and_longer_where_right() -> Non
     assert drafted_lengths([7, 3, 1]) == [8, 4, 2], "all or nothing: one wrong token halves"
 
 
+def test_rounds_without_a_match_change_nothing() -> None:
+    drafter = ngram(draft_tokens=8)
+    row = Row(0, Request((4, 5) * 10, 99), [4, 5] * 10)
+    drafter.begin(row, {})
+    drafter.draft([row], [99])
+    drafter.observe([row], None, [0])  # type: ignore[arg-type]
+    row.ids += [6, 4, 4]
+    for end in (7, 8, 9):
+        row.ids.append(end)
+        assert drafter.draft([row], [99]).tokens == [[]]
+        drafter.observe([row], None, [0])  # type: ignore[arg-type]
+    row.ids += [4, 5]
+    assert len(drafter.draft([row], [99]).tokens[0]) == 4
+
+
 def test_budgets_are_kept() -> None:
     drafter = ngram(draft_tokens=8)
     rows = [Row(i, Request((4, 5) * 10, 99), [4, 5] * 10) for i in range(3)]
