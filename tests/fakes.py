@@ -79,6 +79,7 @@ def tiny_module(
         "max_position_embeddings": 256,
         "bos_token_id": 1,
         "eos_token_id": 2,
+        "tie_word_embeddings": False,  # tied, a small model repeats its last token whatever came before
     }
     config = AutoConfig.for_model(kind, **{**settings, **KINDS[kind], **changes})
     torch.manual_seed(seed)
