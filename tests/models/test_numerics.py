@@ -22,7 +22,7 @@ def bf16() -> LM:
         dtype=torch.bfloat16,
         hidden_size=128,
         intermediate_size=256,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         vocab_size=512,
     )
     return LM(module, "tiny-bf16")

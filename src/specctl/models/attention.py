@@ -2,7 +2,9 @@
 
 Fused kernels pick their blocking by the number of queries, so a position's result changes with the length of
 the draft around it. Two plain matrix products and a softmax in float32 do not (measured; `models/numerics.py`
-tests it on each machine). Queries that share a key head are stacked, so keys and values are never repeated.
+tests it on each machine), as long as the sum over slots is cut at fixed places: beyond 1024 slots the product
+splits its sum by their number, and that is set by the longest row of the batch and the length of the draft.
+Queries that share a key head are stacked, so keys and values are never repeated.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 NAME = "specctl_plain"
+
+_SLOTS_AT_ONCE = 512
 
 
 def plain_attention(
@@ -39,8 +43,21 @@ def plain_attention(
     # float32 as in transformers' eager attention; float64 models (tests) keep their own precision.
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     weights = torch.softmax(scores, dim=-1, dtype=wide).to(query.dtype)
-    mixed = torch.matmul(weights.view(n, n_kv, -1, weights.shape[-1]), value)
+    mixed = _weighted_sum(weights.view(n, n_kv, -1, weights.shape[-1]), value)
     return mixed.view(n, heads, q, -1).transpose(1, 2).contiguous(), None
+
+
+def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:
+    """`weights @ value`, summed block by block of slots; blocks a row cannot see add exact zeros."""
+    starts = range(0, weights.shape[-1], _SLOTS_AT_ONCE)
+    if len(starts) == 1:
+        return torch.matmul(weights, value)
+    blocks = [slice(start, start + _SLOTS_AT_ONCE) for start in starts]
+    wide = torch.promote_types(weights.dtype, torch.float32)
+    total = torch.matmul(weights[..., blocks[0]], value[:, :, blocks[0]]).to(wide)
+    for block in blocks[1:]:
+        total += torch.matmul(weights[..., block], value[:, :, block])
+    return total.to(weights.dtype)
 
 
 def register() -> str:
