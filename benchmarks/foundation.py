@@ -1,6 +1,7 @@
 """What the foundation costs and gains, each figure beside the target it should reach.
 
-    python benchmarks/foundation.py [CHECK ...] [--repeats 3] [--new-tokens 64] [--prompts FILE.jsonl]
+    python benchmarks/foundation.py [CHECK ...] [--repeats 3] [--new-tokens 64]
+        [--prompts FILE.jsonl] [--count 24]
 
 CHECK: help, first-token, overhead, numerics, memory, ngram, ngram-qwen, draft-model, speedup, speedup-qwen
 (default: all). Run it with everything else idle. Compared things take turns in one process, prompt by prompt,
@@ -43,12 +44,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--prompts", type=Path, help="Spec-Bench's format; default: eight of our own")
+    parser.add_argument("--count", type=int, default=24, help="prompts taken from FILE, at even steps")
     options = parser.parse_args()
     unknown = set(options.checks) - set(CHECKS)
     if unknown:
         parser.error(f"unknown check {unknown.pop()}; known: {', '.join(CHECKS)}")
     if options.prompts:
         lines = [json.loads(line) for line in options.prompts.read_text(encoding="utf-8").splitlines()]
+        lines = [lines[i * len(lines) // options.count] for i in range(options.count)]
         PROMPTS[:] = [(line["category"], line["turns"][0]) for line in lines]
     import torch
     import transformers
@@ -117,14 +120,15 @@ def check_first_token(options: argparse.Namespace) -> None:
 def check_memory(options: argparse.Namespace) -> None:
     pair = pull(SMALL)
     program = (
-        "import resource, sys, runpy\n"
+        "import sys, runpy\n"
         "sys.argv = ['specctl', 'run', 'Why is the sky blue?', '-n', '64', '-q', '--profile', 'default']\n"
         "try: runpy.run_module('specctl', run_name='__main__')\n"
         "except SystemExit: pass\n"
-        "print('KB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+        # Not ru_maxrss: that begins with what the parent process held.
+        "print(*[line for line in open('/proc/self/status') if line.startswith('VmHWM')], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    peak = int(done.stderr.strip().rsplit(" ", 1)[1]) / 1024
+    peak = int(done.stderr.split()[-2]) / 1024
     weights = sum(file.stat().st_size for file in pair[0].glob("*.safetensors")) / 2**20
     show(
         "peak memory beyond the weights, default pair", f"{peak - weights:.0f} MB of {peak:.0f}", "<= 700 MB"

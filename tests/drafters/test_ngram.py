@@ -141,8 +141,8 @@ def drafted_lengths(accepts: list[int]) -> list[int]:
 
 
 def test_drafts_get_shorter_where_they_are_wrong_and_longer_where_right() -> None:
-    assert drafted_lengths([0, 0, 0, 0, 0]) == [8, 4, 2, 1, 1]
-    assert drafted_lengths([0, 0, 99, 99, 99, 99]) == [8, 4, 2, 4, 8, 8]
+    assert drafted_lengths([0, 0, 0, 0, 0]) == [8, 4, 2, 2, 2]
+    assert drafted_lengths([0, 0, 99, 99, 99, 99]) == [8, 4, 2, 8, 8, 8]
     assert drafted_lengths([7, 3, 1]) == [8, 4, 2], "all or nothing: one wrong token halves"
 
 

@@ -18,7 +18,7 @@ class Ngram:
     """Drafts what followed the last few tokens before.
 
     A wrong draft still costs the target its rows, and text that repeats comes in stretches: a row's longest draft
-    doubles when all of it was accepted and halves when not.
+    grows fourfold when all of it was accepted and halves when not.
     """
 
     needs: frozenset[int] = frozenset()
@@ -46,8 +46,8 @@ class Ngram:
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         for slot, (n, drafted) in enumerate(zip(accepted, self._drafted, strict=True)):
             if drafted:
-                longest = self._longest[slot] * 2 if n == drafted else self._longest[slot] // 2
-                self._longest[slot] = min(max(longest, 1), self._params.draft_tokens)
+                longest = self._longest[slot] * 4 if n == drafted else self._longest[slot] // 2
+                self._longest[slot] = min(max(longest, 2), self._params.draft_tokens)
 
     def drop(self, slot: int) -> None:
         self._seen[slot] = self._seen[-1]

@@ -34,16 +34,16 @@ def plain_attention(
     """
     n, heads, q, d = query.shape
     n_kv = key.shape[1]
-    stacked = query.reshape(n, n_kv, heads // n_kv * q, d)
-    scores = torch.matmul(stacked, key.transpose(2, 3)).view(n, n_kv, heads // n_kv, q, -1)
-    scores = scores * (d**-0.5 if scaling is None else scaling)
+    scaling = d**-0.5 if scaling is None else scaling
+    stacked = (query * scaling).reshape(n * n_kv, heads // n_kv * q, d)
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    scores = torch.bmm(stacked, keys.transpose(1, 2))
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores = scores + attention_mask[:, :, None]
-    # float32 as in transformers' eager attention; float64 models (tests) keep their own precision.
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    weights = torch.softmax(scores, dim=-1, dtype=wide).to(query.dtype)
-    mixed = _weighted_sum(weights.view(n, n_kv, -1, weights.shape[-1]), value)
+    scores.view(n, n_kv, heads // n_kv, q, -1).add_(attention_mask[:, :, None])
+    # Not in the model's own 16 bits: that kernel's sums depend on the number of slots.
+    wide = torch.promote_types(query.dtype, torch.float32)
+    mixed = _weighted_sum(scores.softmax(dim=-1, dtype=wide).to(query.dtype), values)
     return mixed.view(n, heads, q, -1).transpose(1, 2).contiguous(), None
 
 
@@ -51,12 +51,12 @@ def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:
     """`weights @ value`, summed block by block of slots; blocks a row cannot see add exact zeros."""
     starts = range(0, weights.shape[-1], _SLOTS_AT_ONCE)
     if len(starts) == 1:
-        return torch.matmul(weights, value)
+        return torch.bmm(weights, value)
     blocks = [slice(start, start + _SLOTS_AT_ONCE) for start in starts]
     wide = torch.promote_types(weights.dtype, torch.float32)
-    total = torch.matmul(weights[..., blocks[0]], value[:, :, blocks[0]]).to(wide)
+    total = torch.bmm(weights[..., blocks[0]], value[:, blocks[0]]).to(wide)
     for block in blocks[1:]:
-        total += torch.matmul(weights[..., block], value[:, :, block])
+        total += torch.bmm(weights[..., block], value[:, block])
     return total.to(weights.dtype)
 
 
