@@ -80,7 +80,9 @@ class SampledLaw:
         enough = expected >= _FEWEST_PER_CELL
         stat = float(((self._bins - expected) ** 2).sum() / expected) if enough else 0.0
         found = [
-            Test("support", float(self._outside), None, 0.0 if self._outside else 1.0, self._n + self._outside),
+            Test(
+                "support", float(self._outside), None, 0.0 if self._outside else 1.0, self._n + self._outside
+            ),
             Test("entropy", z, None, min(1.0, math.exp(min(-evidence, 0.0))), self._n),
             Test("pit", stat, _BINS - 1, chi_square_tail(stat, _BINS - 1), self._n if enough else 0),
         ]
@@ -160,7 +162,9 @@ def power(n: int, cells: int, tv: float, alpha: float = ALPHA) -> float:
         low, high = (middle, high) if chi_square_tail(middle, df) > alpha else (low, middle)
     spread = 12 * math.sqrt(half) + 30
     terms = range(max(int(half - spread), 0), int(half + spread))
-    weights = (math.exp(j * math.log(half) - half - math.lgamma(j + 1)) if half else float(j == 0) for j in terms)
+    weights = (
+        math.exp(j * math.log(half) - half - math.lgamma(j + 1)) if half else float(j == 0) for j in terms
+    )
     return min(1.0, sum(w * chi_square_tail(low, df + 2 * j) for j, w in zip(terms, weights, strict=True)))
 
 
