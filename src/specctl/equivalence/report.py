@@ -43,7 +43,7 @@ class Divergence:
     ar_token: int
     spec_token: int
     gap_ref: float | None
-    gap_ar: float
+    gap_ar: float | None
     gap_spec: float | None
     eps: float | None
     certified: bool
