@@ -6,18 +6,25 @@ holds for any p and q that depend on the past only; q, the draft's law, only dec
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from specctl.decode.draft import Request
+from specctl.decode.sampling import Law
+from specctl.equivalence.subject import Subject
+from specctl.models.lm import LM
 
 ALPHA = 1e-6
 """False alarms of a whole run, shared among its tests by Holm's rule."""
 
 _BINS = 20
 _FEWEST_PER_CELL = 10
+_PIECE = 32  # positions whose laws are in memory at once
 _TILTS = (-1.0, -0.5, -0.2, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 
@@ -110,6 +117,34 @@ class SampledLaw:
         u = lower + v * p.gather(1, x)[:, 0]
         bins = (u * _BINS).long().clamp(0, _BINS - 1)
         self._bins += torch.bincount(bins, minlength=_BINS).double().cpu()
+
+
+def follow(measured: SampledLaw, subject: Subject, request: Request, tokens: Sequence[int]) -> None:
+    """Add an answer: its laws by plain forwards over it with fresh caches, target and draft."""
+    law = subject.rules.sampler.law
+    ids = [*request.prompt, *tokens]
+    n_prompt = len(request.prompt)
+    draft = subject.draft
+    if draft is not None and len(ids) > draft.context_length:
+        draft = None
+    targets = _laws(subject.target, law, ids, n_prompt)
+    drafts = _laws(draft, law, ids, n_prompt) if draft is not None else itertools.repeat(None)
+    at = 0
+    for p, q in zip(targets, drafts, strict=False):
+        measured.add(tokens[at : at + len(p)], p, q)
+        at += len(p)
+
+
+def _laws(lm: LM, law: Law, ids: Sequence[int], n_prompt: int) -> Iterator[Tensor]:
+    """The law of each token behind the prompt given all before it, `[n, vocab]` a piece."""
+    cache = lm.new_cache()
+    cache.reserve(1, len(ids) + lm.row_floor)
+    lm.prefill(cache, cache.admit(), ids[: n_prompt - 1])
+    for start in range(n_prompt - 1, len(ids) - 1, _PIECE):
+        piece = ids[start : min(start + _PIECE, len(ids) - 1)]
+        logits = lm.forward(cache, [piece], range(1))
+        cache.commit(0, len(piece))
+        yield law.probabilities(law.scores(logits, [ids[: start + 1]], [piece[1:]]))[0]
 
 
 def g_test(name: str, counts: Tensor, law: Tensor, alpha: float = ALPHA) -> Test:
