@@ -91,7 +91,7 @@ def verify_equivalence(
 
     chosen = suite.read(prompts) if prompts else suite.builtin(quick=quick)
     default = _QUICK_TOKENS if quick else _THOROUGH_TOKENS if thorough else _TOKENS
-    amount = Options(max_new_tokens or default, batch_size, 1.0 if thorough else 0.1)
+    amount = Options(max_new_tokens or default, batch_size, 1.0 if thorough else 0.1, 300 if quick else 2000)
     reports = [
         _verify(one, chosen, amount, offline=offline, unasked=pull, quiet=quiet or as_json)
         for one in profiles

@@ -1,4 +1,4 @@
-"""The model once more in float32, without any cache: what a near-tie is measured against."""
+"""The model once more in a wider dtype, without any cache: what a near-tie is measured against."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from specctl.models.lm import LM
 
 
 class Rescorer:
-    """A float32 copy of a model (float64 stays), made when it is first needed. One sequence, one whole forward."""
+    """A copy of a 16-bit model in float32, of others in float64, made when it is first needed."""
 
     def __init__(self, lm: LM) -> None:
         self._lm = lm
@@ -34,8 +34,8 @@ class Rescorer:
 
     def _copy(self) -> nn.Module:
         module = copy.deepcopy(self._lm.module)
-        if self._lm.dtype not in (torch.float32, torch.float64):
-            module = module.float()
+        narrow = torch.finfo(self._lm.dtype).bits == 16
+        module = module.float() if narrow else module.double()
         setter = getattr(module, "set_attn_implementation")  # noqa: B009 - transformers leaves it untyped
         setter("eager")
         return module

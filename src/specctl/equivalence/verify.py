@@ -1,50 +1,38 @@
-"""Verification: a session on prompts, or a subject on requests, against the reference decoder."""
+"""Verification of a session on prompts: one report on everything that was checked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from specctl.decode.draft import Drafter, Request
-from specctl.decode.loop import decode
-from specctl.decode.target import Target
-from specctl.decode.text import annotate
+from specctl.decode.draft import Parts, Request, build_drafter
 from specctl.equivalence.coverage import Coverage
-from specctl.equivalence.noise import Noise
+from specctl.equivalence.fidelity import Fidelity
+from specctl.equivalence.greedy import Watchers, verify_greedy
+from specctl.equivalence.noise import Noise, calibrate
 from specctl.equivalence.reference import decode_plainly
 from specctl.equivalence.report import Context, Problem, Report, SequenceReport, Verdict
 from specctl.equivalence.rescore import Rescorer
-from specctl.equivalence.structure import by_row
 from specctl.equivalence.subject import Subject, from_session
 from specctl.equivalence.suite import Prompt
-from specctl.equivalence.verdicts import Tolerance, judge
-from specctl.equivalence.watch import Watched
-from specctl.errors import MachineError, SpecctlError
-from specctl.events import Event
+from specctl.models.lm import LM
 from specctl.session import Session
 
+__all__ = ["Options", "Watchers", "verify", "verify_greedy"]
+
 _CONTEXT_TOKENS = 12
-_WAVES = 4
-"""Requests of one `decode` call, in batches: so that rows join and leave. What was seen is kept until then."""
+_SELF_DRAFTED = 2, 12  # prompts and new tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How much is done. `audit` is the share of rounds whose caches are rebuilt."""
+    """How much is done. `audit` is the share of rounds whose caches are rebuilt, and of drafts made again."""
 
     max_new_tokens: int
     batch_size: int = 1
     audit: float = 0.1
-
-
-@dataclass(slots=True)
-class Watchers:
-    """Who is told what: a drafter to watch, a sequence that is judged, the events of a finished call."""
-
-    drafter: Callable[[Drafter], Drafter] = lambda drafter: drafter
-    judged: Callable[[SequenceReport], None] = lambda report: None
-    events: Callable[[Sequence[Event], Sequence[Request]], None] = lambda events, requests: None
+    noise_positions: int = 2000
 
 
 def verify(
@@ -60,21 +48,32 @@ def verify(
     """
     subject = from_session(session)
     requests = [_request(session, prompt, options) for prompt in prompts]
-    coverage = Coverage()
-    watchers = Watchers(
-        judged=judged, events=lambda events, some: coverage.add(events, some, subject.rules.eos)
-    )
     problems = list(_unrepeatable(subject, requests[0]))
+
+    def noise_of(lm: LM) -> Noise:
+        return _noise(session, lm, requests, options)
+
+    noise = noise_of(subject.target) if subject.numerics == "native" else None
+    problems += [Problem(Verdict.INCONCLUSIVE, what) for what in [noise and noise.problem] if what]
+    coverage = Coverage()
+    fidelity = Fidelity(subject, share=options.audit, noise=lambda: noise_of(subject.draft or subject.target))
     sequences = verify_greedy(
         subject,
         requests,
         batch_size=options.batch_size,
-        noise=None,
+        noise=noise,
         audit=options.audit,
         names=[prompt.id for prompt in prompts],
-        watchers=watchers,
+        watchers=Watchers(
+            drafter=fidelity.watch if subject.drafts else lambda drafter: drafter,
+            judged=judged,
+            events=lambda events, some: coverage.add(events, some, subject.rules.eos),
+        ),
     )
-    problems += _vacuous(subject, coverage)
+    problems += [*_vacuous(subject, coverage), *fidelity.problems()]
+    problems += [] if noise is None else too_many_ties(sequences, noise)
+    own = _self_draft(session, subject, requests, noise) if session.draft is not None else None
+    problems += [] if own is None else own.problems()
     info = session.info
     return Report(
         profile=session.profile.name,
@@ -88,8 +87,32 @@ def verify(
         sequences=tuple(sequences),
         coverage=coverage.to_json(),
         problems=tuple(problems),
+        noise=None if noise is None else asdict(noise),
+        fidelity=_fidelity_json(fidelity, own) if subject.drafts else None,
         context=context(subject, requests, sequences),
     )
+
+
+def _self_draft(
+    session: Session, subject: Subject, requests: Sequence[Request], noise: Noise | None
+) -> Fidelity:
+    """The target as its own draft model: whatever it proposes has to be accepted."""
+    params, lm = session.profile.drafter, session.target
+    itself = replace(
+        subject,
+        make_drafter=lambda sampler: build_drafter(params, Parts(lm, lm, sampler, session.eos)),
+        draft=lm,
+    )
+    fidelity = Fidelity(itself, share=0, noise=None if noise is None else lambda: noise)
+    prompts, new = _SELF_DRAFTED
+    few = [replace(one, max_new_tokens=min(one.max_new_tokens, new)) for one in requests[:prompts]]
+    verify_greedy(itself, few, batch_size=1, noise=noise, audit=0, watchers=Watchers(drafter=fidelity.watch))
+    return fidelity
+
+
+def _fidelity_json(fidelity: Fidelity, own: Fidelity | None) -> dict[str, Any]:
+    itself = None if own is None else {"drafted": own.drafted, "accepted": own.accepted}
+    return {**fidelity.to_json(), "self_draft": itself}
 
 
 def _request(session: Session, prompt: Prompt, options: Options) -> Request:
@@ -98,6 +121,28 @@ def _request(session: Session, prompt: Prompt, options: Options) -> Request:
     ids = session.encode(prompt.text, system=None if raw else profile.system, raw=raw)
     most = min(options.max_new_tokens, prompt.max_new_tokens or options.max_new_tokens)
     return Request(ids, most, profile.sampling.seed, (*profile.stop, *prompt.stop))
+
+
+def _noise(session: Session, lm: LM, requests: Sequence[Request], options: Options) -> Noise:
+    """Measured on the prompts themselves, with the block sizes that drafts of this profile lead to."""
+    longest = getattr(session.profile.drafter, "draft_tokens", 1)
+    return calibrate(
+        lm,
+        [request.prompt for request in requests],
+        Rescorer(lm),
+        blocks=sorted({2, longest + 1}),
+        rows=options.batch_size,
+        positions=options.noise_positions,
+    )
+
+
+def too_many_ties(sequences: Sequence[SequenceReport], noise: Noise) -> Iterator[Problem]:
+    """The budget of ties: a systematic error must not hide among them."""
+    ties = sum(two.certified for one in sequences for two in one.divergences)
+    positions = sum(len(one.tokens) for one in sequences)
+    most = noise.most_ties(positions)
+    if ties > most:
+        yield Problem(Verdict.SUSPECT, f"{ties} ties in {positions} tokens; chance explains {most} at most")
 
 
 def _settings(session: Session, options: Options) -> dict[str, Any]:
@@ -153,73 +198,3 @@ def context(
         subject.rules.render(reference.tokens),
         subject.rules.render(report.tokens[one.index : one.index + _CONTEXT_TOKENS]),
     )
-
-
-def verify_greedy(
-    subject: Subject,
-    requests: Sequence[Request],
-    *,
-    batch_size: int,
-    noise: Noise | None,
-    audit: float,
-    names: Sequence[str] | None = None,
-    watchers: Watchers | None = None,
-    rescorer: Rescorer | None = None,
-) -> list[SequenceReport]:
-    """Decode the requests and account for every token; reports in the order of the requests.
-
-    `noise` None tolerates nothing: tokens, logits and caches have to be equal bit for bit, which needs
-    models whose `row_floor` passes the self-test of `models/numerics.py` (4 for tiny float64 ones). `audit` is the
-    share of rounds whose caches are rebuilt from a copy. Serves `coupled` sampling too: equality holds there.
-    """
-    watchers = watchers or Watchers()
-    tolerance = None if noise is None else Tolerance(noise, rescorer or Rescorer(subject.target))
-    names = names or [str(number) for number in range(len(requests))]
-    step = batch_size * _WAVES if batch_size > 1 else 1
-    reports: list[SequenceReport] = []
-    for first in range(0, len(requests), step):
-        some = requests[first : first + step]
-        watched, events, crash = _run(subject, some, batch_size, audit, watchers)
-        watchers.events(events, some)
-        for row, (request, own) in enumerate(zip(some, by_row(events, len(some)), strict=True)):
-            name = names[first + row]
-            if crash is None:
-                report = judge(name, request, own, watched, row, subject, tolerance)
-            else:
-                report = _crashed(name, crash, watched.problems.get(row, []))
-            reports.append(report)
-            watchers.judged(report)
-    return reports
-
-
-def _run(
-    subject: Subject, requests: Sequence[Request], batch_size: int, audit: float, watchers: Watchers
-) -> tuple[Watched, list[Event], Exception | None]:
-    """One `decode` call with everything watched. A crash of the loop is a finding, not a failure of ours."""
-    sampler = subject.rules.sampler
-    longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
-    capacity = min(longest, subject.rules.context_length) + 1
-    watched = Watched(subject.make_target(batch_size, capacity), sampler.law, audit)
-    drafter = watchers.drafter(subject.make_drafter(sampler))
-    rules = replace(subject.rules, batch_size=batch_size)
-    stream: Iterable[Event] = decode(cast(Target, watched), drafter, requests, rules)
-    if subject.tokenizer is not None:
-        stream = annotate(stream, subject.tokenizer, requests)
-    events: list[Event] = []
-    try:
-        for event in stream:
-            events.append(event)
-    except Exception as error:
-        if isinstance(error, MemoryError) or (
-            isinstance(error, SpecctlError) and not isinstance(error, MachineError)
-        ):
-            raise
-        return watched, events, error
-    return watched, events, None
-
-
-def _crashed(name: str, error: Exception, found: Sequence[Problem]) -> SequenceReport:
-    verdict = Verdict.INCONCLUSIVE if isinstance(error, MachineError) else Verdict.STRUCTURE
-    crash = Problem(verdict, f"decoding failed with {type(error).__name__}: {error}")
-    worst = max((verdict, *(one.verdict for one in found)), key=lambda one: one.severity)
-    return SequenceReport(name, worst, (crash, *found), (), (), "", 0, 0)
