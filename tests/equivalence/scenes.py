@@ -22,16 +22,15 @@ from specctl.decode.noise import KeyedDraws, Place, Stream
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
 from specctl.drafters.draft_model import DraftModel
-from specctl.equivalence.acceptance import Acceptance
+from specctl.equivalence.claims import Claims
 from specctl.equivalence.coverage import Coverage
-from specctl.equivalence.fidelity import Proposals, WatchedDrafter, judge_proposals
-from specctl.equivalence.noise import Noise
+from specctl.equivalence.fidelity import Fidelity
+from specctl.equivalence.greedy import Watchers, verify_greedy
 from specctl.equivalence.reference import decode_plainly
 from specctl.equivalence.report import Verdict
 from specctl.equivalence.sampled import SampledLaw, follow, g_test
 from specctl.equivalence.subject import Subject
-from specctl.equivalence.verify import Watchers, verify_greedy
-from specctl.equivalence.verify import _vacuous as exercised
+from specctl.equivalence.verify import _vacuous
 from specctl.events import Emitted
 from specctl.models.lm import LM
 from specctl.profile import DraftModelParams
@@ -198,17 +197,12 @@ def short_lm() -> LM:
     return LM(tiny_module(max_position_embeddings=14), "short", row_floor=K + 1)
 
 
-ROUNDING = Noise(eps=1e-9, flips=0, positions=1, quantiles={}, largest=0, median_gap=1)
-
-
 def watched(one: Subject, requests: Sequence[Request], batch_size: int = 2) -> Verdicts:
-    proposals, acceptance = Proposals(), Acceptance(one)
-    watchers = Watchers(
-        drafter=lambda drafter: acceptance.watch(WatchedDrafter(drafter, one, 1.0, proposals))
-    )
+    fidelity, claims = Fidelity(one), Claims(one)
+    watchers = Watchers(drafter=lambda drafter: claims.watch(fidelity.watch(drafter)))
     reports = verify_greedy(one, requests, batch_size=batch_size, noise=None, audit=0, watchers=watchers)
-    problems = [*judge_proposals(proposals, one, lambda: ROUNDING), *acceptance.problems()]
-    assert proposals.compared
+    problems = [*fidelity.problems(), *claims.problems()]
+    assert fidelity.compared
     return frozenset({report.verdict for report in reports} | {problem.verdict for problem in problems})
 
 
@@ -225,12 +219,12 @@ def short_draft() -> Verdicts:
     return watched(subject(draft=short_lm()), ask(2, 12))
 
 
-def vacuous() -> Verdicts:
+def nothing_drafted() -> Verdicts:
     coverage = Coverage()
     one = subject()
     watchers = Watchers(events=lambda events, some: coverage.add(events, some, one.rules.eos))
     verify_greedy(one, ask(2, 12), batch_size=1, noise=None, audit=0, watchers=watchers)
-    return frozenset({Verdict.EXACT} | {problem.verdict for problem in exercised(one, coverage)})
+    return frozenset({Verdict.EXACT} | {problem.verdict for problem in _vacuous(one, coverage)})
 
 
 # The law -----------------------------------------------------------------------------------------------------
@@ -243,27 +237,27 @@ def sampled(accept: str = "rejection", law: Law = HOT, n: int = 32, new: int = 2
     rules = replace(one.rules, batch_size=n)
     target = one.make_target(n, 64)
     tokens: list[list[int]] = [[] for _ in requests]
-    acceptance = Acceptance(one)
-    drafter = acceptance.watch(one.make_drafter(rules.sampler))
+    fidelity, claims = Fidelity(one, share=0), Claims(one)
+    drafter = claims.watch(fidelity.watch(one.make_drafter(rules.sampler)))
     for event in decode(target, drafter, requests, rules):
         if isinstance(event, Emitted):
             tokens[event.row] += event.tokens
     measured = SampledLaw(seed)
     for request, answer in zip(requests, tokens, strict=True):
         follow(measured, one, request, answer)
-    law_verdict = _law_verdict(any(test.rejected for test in measured.tests()))
-    return law_verdict | {problem.verdict for problem in acceptance.problems()}
+    verdict = law_verdict(any(test.rejected for test in measured.tests()))
+    return verdict | {problem.verdict for problem in (*fidelity.problems(), *claims.problems())}
 
 
 def enumerated() -> Verdicts:
     grids = [world(4, 2, *HARD["paper"], seed=0), world(4, 1, smooth(4), trimmed(4), seed=1)]
     grids.append(world(4, 1, smooth(4), smooth(4), seed=2, drawn=False))
-    return _law_verdict(any(distance(accept_module.rejection, grid) > EXACT for grid in grids))
+    return law_verdict(any(distance(accept_module.rejection, grid) > EXACT for grid in grids))
 
 
 def told_a_little() -> Verdicts:
     """A draft that has only half of the words."""
-    return _law_verdict(
+    return law_verdict(
         any(
             distance(accept_module.rejection, world(4, 1, smooth(4), trimmed(4), seed)) > EXACT
             for seed in range(4)
@@ -275,7 +269,7 @@ def told_nan() -> Verdicts:
     """The draft's law is no number at all: then nothing of it may be kept."""
     grid = world(4, 1, smooth(4), smooth(4), seed=0)
     nan = {prefix: torch.full_like(q, float("nan")) for prefix, q in grid.q.items()}
-    return _law_verdict(distance(accept_module.rejection, grid, shown_q=nan) > EXACT)
+    return law_verdict(distance(accept_module.rejection, grid, shown_q=nan) > EXACT)
 
 
 P, P_NEXT, Q = (0.25, 0.25, 0.25, 0.25), (0.4, 0.4, 0.1, 0.1), (0.02, 0.02, 0.46, 0.5)
@@ -304,10 +298,10 @@ def joint(rows: int = 2500) -> Verdicts:
     counts = torch.zeros(4, 4)
     for first, second, *_ in blocks:
         counts[first, second] += 1
-    return _law_verdict(g_test("joint", counts, torch.outer(p, p_next)).rejected)
+    return law_verdict(g_test("joint", counts, torch.outer(p, p_next)).rejected)
 
 
-def _law_verdict(rejected: bool) -> Verdicts:
+def law_verdict(rejected: bool) -> Verdicts:
     return frozenset({Verdict.DISTRIBUTION if rejected else Verdict.EXACT})
 
 
@@ -326,7 +320,7 @@ SCENES: dict[str, Callable[[], Verdicts]] = {
     "fidelity": fidelity,
     "coupled": coupled,
     "short-draft": short_draft,
-    "vacuous": vacuous,
+    "vacuous": nothing_drafted,
     "sampled": sampled,
     "enumerated": enumerated,
     "told-a-little": told_a_little,
