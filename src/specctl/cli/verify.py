@@ -85,7 +85,7 @@ def verify_equivalence(
         raise RequestError("`--quick` and `--thorough` exclude each other", hint="give one of them")
     if all_profiles and options.is_typed(ctx, "profile"):
         raise RequestError("`--all-profiles` and `--profile` exclude each other", hint="give one of them")
-    profiles = _profiles(ctx, profile, all_profiles)
+    profiles, skipped = _profiles(ctx, profile, all_profiles)
     from specctl.equivalence import suite
     from specctl.equivalence.verify import Options
 
@@ -96,18 +96,31 @@ def verify_equivalence(
         _verify(one, chosen, amount, offline=offline, unasked=pull, quiet=quiet or as_json)
         for one in profiles
     ]
-    _show(reports, as_json=as_json, output=output, quiet=quiet)
+    _show(reports, skipped, as_json=as_json, output=output, quiet=quiet)
 
 
-def _profiles(ctx: typer.Context, name: str, every: bool) -> list[Profile]:
-    """What was typed goes on top of each; with all of them, only where it makes sense for the method."""
+def _profiles(ctx: typer.Context, name: str, every: bool) -> tuple[list[Profile], dict[str, str]]:
+    """What was typed goes on top of each. Of all profiles, those it does not suit are left out, with the reason."""
     from specctl import profile as profiles
+    from specctl.cli import choice
 
     typed = options.typed(ctx)
     if not every:
-        return [profiles.merge(profiles.load(name), typed)]
-    names = [one.name for one in profiles.list_profiles() if not one.shadowed]
-    return [profiles.merge(profiles.load(one), typed) for one in names]
+        return [profiles.merge(profiles.load(name), typed)], {}
+    found: list[Profile] = []
+    skipped: dict[str, str] = {}
+    for one in profiles.list_profiles():
+        if one.shadowed:
+            continue
+        try:
+            profile = profiles.merge(profiles.load(one.name), typed)
+            choice.choose(profile)
+            found.append(profile)
+        except RequestError as error:
+            skipped[one.name] = error.message
+    if not found:
+        raise RequestError("none of the profiles can be verified", hint="; ".join(skipped.values()))
+    return found, skipped
 
 
 def _verify(
@@ -150,7 +163,9 @@ def _progress(status: Any, name: str, total: int) -> Callable[[SequenceReport], 
     return told
 
 
-def _show(reports: list[Report], *, as_json: bool, output: Path | None, quiet: bool) -> None:
+def _show(
+    reports: list[Report], skipped: dict[str, str], *, as_json: bool, output: Path | None, quiet: bool
+) -> None:
     """Report file, first line, table, and what a reader has to know on top; ends with the exit code."""
     from specctl.equivalence import report as shapes
 
@@ -158,7 +173,7 @@ def _show(reports: list[Report], *, as_json: bool, output: Path | None, quiet: b
     if output is not None or as_json:
         from specctl.equivalence.document import document, write
 
-        whole = document(reports)
+        whole = document(reports, skipped)
         if output is not None:
             write(output, whole)
         if as_json:
@@ -169,6 +184,8 @@ def _show(reports: list[Report], *, as_json: bool, output: Path | None, quiet: b
         console.table(shapes.HEAD, [shapes.table_row(one) for one in reports])
         for one in reports:
             _tell(one)
+        for name, why in skipped.items():
+            console.line(f"{name}: not verified: {why}")
     raise typer.Exit(code)
 
 

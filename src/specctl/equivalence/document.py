@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,14 @@ from specctl.store.files import write_atomic
 SCHEMA = 1
 
 
-def document(reports: Sequence[Report]) -> dict[str, Any]:
-    """No clock and no text of prompts or answers in it."""
+def document(reports: Sequence[Report], skipped: Mapping[str, str]) -> dict[str, Any]:
+    """`skipped` names profiles that were left out, and why. No clock and no text of prompts or answers in it."""
     verdicts = [one.verdict for one in reports]
     return {
         "schema": SCHEMA,
         "tool": {"name": "specctl", "version": __version__},
         "env": _environment(),
+        "not_verified": dict(skipped),
         "runs": [one.to_json() for one in reports],
         "verdict": max(verdicts, key=lambda one: one.severity).value,
         "exit_code": exit_code(verdicts),

@@ -86,7 +86,8 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One profile on one pair. `problems` are those of the run as a whole; `guarantee` is G2 or G3."""
+    """One profile on one pair. `problems` are those of the run as a whole; `guarantee` is G2, G3, or `law` where
+    tokens were drawn and only their law could be tested."""
 
     profile: str
     target: str
@@ -173,7 +174,9 @@ def first_line(reports: Sequence[Report]) -> str:
     wrong += sum(two.verdict.violation for one in reports for two in one.sequences)
     accepted = sum(one.coverage["accepted"] for one in reports)
     drafted = sum(one.coverage["drafted"] for one in reports)
-    parts = [f"{exact} exact" + (f", {ties} {'tie' if ties == 1 else 'ties'}" if ties else "")]
+    # Where tokens were drawn and not compared, only what was seen before each of them is exact.
+    word_for = "sound" if all(one.guarantee == "law" for one in reports) else "exact"
+    parts = [f"{exact} {word_for}" + (f", {ties} {'tie' if ties == 1 else 'ties'}" if ties else "")]
     parts.append(f"{wrong} violation{'' if wrong == 1 else 's'}")
     noises = [one.noise["eps"] for one in reports if one.noise is not None]
     if noises:
@@ -183,8 +186,8 @@ def first_line(reports: Sequence[Report]) -> str:
 
 
 def _promise(report: Report) -> str:
-    kind = "bit-exact" if report.guarantee == "G2" else "native"
-    return f"{report.guarantee}, {kind} {_SHORT.get(report.dtype, report.dtype)}"
+    kind = {"G2": "G2, bit-exact", "G3": "G3, native", "law": "sampled law"}[report.guarantee]
+    return f"{kind} {_SHORT.get(report.dtype, report.dtype)}"
 
 
 HEAD = (

@@ -34,6 +34,12 @@ class Subject:
     draft: LM | None = None
     tokenizer: Any = None
 
+    @property
+    def comparable(self) -> bool:
+        """Whether plain decoding gives the very tokens: always when greedy; `coupled` draws if no bit differs."""
+        sampler = self.rules.sampler
+        return sampler.law.greedy or (sampler.coupled and self.numerics == "invariant")
+
 
 def from_session(session: Session) -> Subject:
     """The parts a session would decode with, by its profile."""

@@ -35,7 +35,10 @@ def judge(
     subject: Subject,
     tolerance: Tolerance | None,
 ) -> SequenceReport:
-    """Events are those of the row alone. Without `tolerance` everything has to be equal bit for bit."""
+    """Events are those of the row alone. Without `tolerance` everything has to be equal bit for bit.
+
+    Where tokens cannot be compared, what was seen before each of them still can.
+    """
     tokens = [token for event in events if isinstance(event, Emitted) for token in event.tokens]
     problems = [
         Problem(Verdict.STRUCTURE, what)
@@ -49,7 +52,9 @@ def judge(
     problems += watched.problems.get(row, [])
     reference = decode_plainly(subject.target, request, subject.rules, follow=tokens)
     sights = watched.sights.get(row, [])
-    divergences = list(_divergences(request, events, tokens, reference, sights, subject.rules, tolerance))
+    divergences: list[Divergence] = []
+    if subject.comparable:
+        divergences += _divergences(request, events, tokens, reference, sights, subject.rules, tolerance)
     problems += [_diverged(one) for one in divergences if not one.certified]
     if tolerance is None:
         problems += _bits_off(reference, sights, watched, row, len(request.prompt) + len(tokens) - 1)

@@ -14,6 +14,7 @@ from specctl.equivalence.noise import Noise, calibrate
 from specctl.equivalence.reference import decode_plainly
 from specctl.equivalence.report import Context, Problem, Report, SequenceReport, Verdict
 from specctl.equivalence.rescore import Rescorer
+from specctl.equivalence.sampled import SampledLaw, Test, follow
 from specctl.equivalence.subject import Subject, from_session
 from specctl.equivalence.suite import Prompt
 from specctl.models.lm import LM
@@ -74,6 +75,9 @@ def verify(
     problems += [] if noise is None else too_many_ties(sequences, noise)
     own = _self_draft(session, subject, requests, noise) if session.draft is not None else None
     problems += [] if own is None else own.problems()
+    sampled = None if subject.rules.sampler.law.greedy else _sampled(session, subject, requests, sequences)
+    if sampled is not None:
+        problems += _off_law(sampled)
     info = session.info
     return Report(
         profile=session.profile.name,
@@ -83,12 +87,13 @@ def verify(
         device=info.device,
         dtype=info.dtype,
         numerics=info.numerics,
-        guarantee="G2" if info.numerics == "invariant" else "G3",
+        guarantee="law" if not subject.comparable else "G2" if info.numerics == "invariant" else "G3",
         sequences=tuple(sequences),
         coverage=coverage.to_json(),
         problems=tuple(problems),
         noise=None if noise is None else asdict(noise),
         fidelity=_fidelity_json(fidelity, own) if subject.drafts else None,
+        sampled=None if sampled is None else {"tests": [asdict(test) for test in sampled]},
         context=context(subject, requests, sequences),
     )
 
@@ -108,6 +113,37 @@ def _self_draft(
     few = [replace(one, max_new_tokens=min(one.max_new_tokens, new)) for one in requests[:prompts]]
     verify_greedy(itself, few, batch_size=1, noise=noise, audit=0, watchers=Watchers(drafter=fidelity.watch))
     return fidelity
+
+
+def _sampled(
+    session: Session, subject: Subject, requests: Sequence[Request], sequences: Sequence[SequenceReport]
+) -> list[Test]:
+    """Every emitted token against the law it has to come from.
+
+    In native numerics a token at the border of top-k, top-p or min-p may fall either way: nothing is tested then.
+    """
+    law = subject.rules.sampler.law
+    cut = law.top_k is not None or law.top_p is not None or law.min_p is not None
+    if subject.numerics == "native" and cut:
+        return []
+    measured = SampledLaw(session.profile.sampling.seed)
+    for request, one in zip(requests, sequences, strict=True):
+        if one.tokens:
+            follow(measured, subject, request, one.tokens)
+    return measured.tests()
+
+
+def _off_law(tests: Sequence[Test]) -> Iterator[Problem]:
+    if not tests:
+        yield Problem(
+            Verdict.INCONCLUSIVE, "native noise at the border of top-k, top-p or min-p hides the sampled law"
+        )
+    for test in tests:
+        if test.rejected:
+            yield Problem(
+                Verdict.DISTRIBUTION,
+                f"{test.n} sampled tokens do not fit the law: {test.name} {test.stat:.3g}, p {test.p:.1e}",
+            )
 
 
 def _fidelity_json(fidelity: Fidelity, own: Fidelity | None) -> dict[str, Any]:
@@ -189,12 +225,12 @@ def context(
         return None
     request, report, one = min(found, key=lambda entry: entry[2].certified)
     shared = [*request.prompt, *report.tokens[: one.index]]
-    rest = Request(tuple(shared), _CONTEXT_TOKENS, request.seed)
-    reference = decode_plainly(subject.target, rest, subject.rules)
+    rest = Request((*shared, one.ar_token), _CONTEXT_TOKENS - 1, request.seed)
+    reference = [one.ar_token, *decode_plainly(subject.target, rest, subject.rules).tokens]
     return Context(
         report.id,
         one,
         subject.rules.render(shared[-2 * _CONTEXT_TOKENS :]),
-        subject.rules.render(reference.tokens),
+        subject.rules.render(reference),
         subject.rules.render(report.tokens[one.index : one.index + _CONTEXT_TOKENS]),
     )
