@@ -60,16 +60,16 @@ def test_plain_decoding_passes(tiny_folder: Path, capsys: pytest.CaptureFixture[
 
 def test_the_report_is_complete_and_repeats(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tiny_folder.parent / "r.json"
-    data = report(tiny_folder, capsys, "-n", "40", "--batch-size", "2", "-o", str(path))
+    data = report(tiny_folder, capsys, "-n", "40", "-o", str(path))
     run = data["runs"][0]
     assert run["guarantee"] == "G2"
     assert [one["problems"] for one in run["sequences"]] == [[]] * 3
-    assert run["settings"]["batch_size"] == 2
+    assert run["settings"]["batch_size"] == 1
     assert run["coverage"]["drafted"] > 0
     assert run["draft_fidelity"]["unexplained"] == 0
     first = path.read_bytes()
     assert json.loads(first) == data
-    report(tiny_folder, capsys, "-n", "40", "--batch-size", "2", "-o", str(path))
+    report(tiny_folder, capsys, "-n", "40", "-o", str(path))
     assert path.read_bytes() == first
 
 
@@ -91,6 +91,20 @@ def test_a_planted_violation_is_shown_and_exits_with_1(
     assert "DIVERGED: token 5 is 65 instead of" in out
     assert "token 5, round 6, slot 0" in out
     assert "\n  reference " in out
+    assert "--replay case.json" in out
+
+    replayed = ["verify-equivalence", "--replay", "case.json"]
+    assert main(replayed) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("FAIL")
+    assert "DIVERGED: token 5 is 65 instead of" in said
+    case = json.loads((tiny_folder.parent / "case.json").read_text())
+    assert len(case["requests"]) == 1
+    assert len(case["requests"][0]["prompt"]) <= 8
+    monkeypatch.undo()
+    monkeypatch.chdir(tiny_folder.parent)
+    assert main(replayed) == 0, "the bug is gone"
+    assert capsys.readouterr().out.startswith("PASS")
 
 
 def test_planted_idleness_is_a_failure(
@@ -158,6 +172,7 @@ def test_all_profiles_say_what_was_left_out(tiny_folder: Path, capsys: pytest.Ca
         ("--all-profiles", "-p", "plain"),
         ("--prompts", "none.jsonl"),
         ("--batch-size", "0"),
+        ("--replay", "none.json"),
         ("-p", "none-such"),
     ],
 )

@@ -43,6 +43,10 @@ Prompts = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, max=64, help="Rows decoded together.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer prompts, shorter answers.")]
 Thorough = Annotated[bool, typer.Option("--thorough", help="Longer answers, caches rebuilt in every round.")]
+Replay = Annotated[
+    Path | None,
+    typer.Option(metavar="CASE", help="Run a recorded case again, without prompts and draft model."),
+]
 ReportFile = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="REPORT", help="Write the JSON report to a file too.")
 ]
@@ -73,6 +77,7 @@ def verify_equivalence(
     seed: options.Seed = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
+    replay: Replay = None,
     as_json: options.Json = False,
     output: ReportFile = None,
     quiet: options.Quiet = False,
@@ -85,6 +90,9 @@ def verify_equivalence(
         raise RequestError("`--quick` and `--thorough` exclude each other", hint="give one of them")
     if all_profiles and options.is_typed(ctx, "profile"):
         raise RequestError("`--all-profiles` and `--profile` exclude each other", hint="give one of them")
+    if replay is not None:
+        report = _replay(replay, offline=offline, unasked=pull, quiet=quiet or as_json)
+        _show([report], {}, as_json=as_json, output=output, quiet=quiet)
     profiles, skipped = _profiles(ctx, profile, all_profiles)
     from specctl.equivalence import suite
     from specctl.equivalence.verify import Options
@@ -152,6 +160,28 @@ def _verify(
     return report
 
 
+def _replay(path: Path, *, offline: bool, unasked: bool, quiet: bool) -> Report:
+    """Raises RequestError for a file that is no case."""
+    import json
+
+    from specctl import profile as profiles
+    from specctl.cli import choice, log, ready
+    from specctl.equivalence.case import verify_case
+    from specctl.equivalence.tape import Tape
+
+    try:
+        tape = Tape.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        raise RequestError(
+            f"cannot read a case from `{path}`", hint="give a file this command has written"
+        ) from None
+    profile = profiles.recorded({**tape.profile, "drafter": {"method": "none"}, "draft": None}, "replay")
+    chosen = choice.choose(profile)
+    folders = ready.find_or_fetch(chosen, offline=offline, unasked=unasked, quiet=quiet)
+    log.library_noise_to_file()
+    return verify_case(ready.open_session(profile, chosen, folders, ""), tape)
+
+
 def _progress(status: Any, name: str, total: int) -> Callable[[SequenceReport], None]:
     seen: list[SequenceReport] = []
 
@@ -170,6 +200,7 @@ def _show(
     from specctl.equivalence import report as shapes
 
     code = shapes.exit_code(one.verdict for one in reports)
+    case = _keep_case(reports)
     if output is not None or as_json:
         from specctl.equivalence.document import document, write
 
@@ -186,7 +217,21 @@ def _show(
             _tell(one)
         for name, why in skipped.items():
             console.line(f"{name}: not verified: {why}")
+        if case is not None:
+            console.line(f"a small case is in {case}: specctl verify-equivalence --replay {case}")
     raise typer.Exit(code)
+
+
+def _keep_case(reports: list[Report]) -> Path | None:
+    """The first failing case goes to `case.json` in the current folder."""
+    tape = next((one.case for one in reports if one.case is not None), None)
+    if tape is None:
+        return None
+    from specctl.equivalence.document import write
+
+    path = Path("case.json")
+    write(path, tape.to_json())
+    return path
 
 
 def _tell(report: Report) -> None:

@@ -18,6 +18,7 @@ from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.rescore import Rescorer
 from specctl.equivalence.subject import Subject
+from specctl.equivalence.watch import chosen
 
 _Z = 5.0
 """Standard deviations between observed and expected acceptance: less than one false alarm in a million runs."""
@@ -169,8 +170,7 @@ class _Watched:
         draft = self._draft = self._drafter.draft(rows, budget)
         self._histories = [list(row.ids) for row in rows]
         self._rounds += 1
-        share = self._fidelity.share
-        if int(self._rounds * share) > int((self._rounds - 1) * share):
+        if chosen(self._rounds, self._fidelity.share):
             for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
                 q = None if draft.q is None else draft.q[slot]
                 self._fidelity.compare(row, most, draft.tokens[slot], q)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from specctl.equivalence.tape import Tape
 
 
 class Verdict(StrEnum):
@@ -104,6 +107,7 @@ class Report:
     fidelity: dict[str, Any] | None = None
     sampled: dict[str, Any] | None = None
     context: Context | None = None
+    case: Tape | None = None
 
     @property
     def verdict(self) -> Verdict:

@@ -7,22 +7,24 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from specctl.decode.draft import Parts, Request, build_drafter
+from specctl.equivalence.case import Cases
+from specctl.equivalence.context import context
 from specctl.equivalence.coverage import Coverage
 from specctl.equivalence.fidelity import Fidelity
 from specctl.equivalence.greedy import Watchers, verify_greedy
 from specctl.equivalence.noise import Noise, calibrate
 from specctl.equivalence.reference import decode_plainly
-from specctl.equivalence.report import Context, Problem, Report, SequenceReport, Verdict
+from specctl.equivalence.report import Problem, Report, SequenceReport, Verdict
 from specctl.equivalence.rescore import Rescorer
 from specctl.equivalence.sampled import SampledLaw, Test, follow
 from specctl.equivalence.subject import Subject, from_session
 from specctl.equivalence.suite import Prompt
+from specctl.events import Event
 from specctl.models.lm import LM
 from specctl.session import Session
 
 __all__ = ["Options", "Watchers", "verify", "verify_greedy"]
 
-_CONTEXT_TOKENS = 12
 _SELF_DRAFTED = 2, 12  # prompts and new tokens
 
 
@@ -56,7 +58,7 @@ def verify(
 
     noise = noise_of(subject.target) if subject.numerics == "native" else None
     problems += [Problem(Verdict.INCONCLUSIVE, what) for what in [noise and noise.problem] if what]
-    coverage = Coverage()
+    coverage, cases = Coverage(), Cases()
     fidelity = Fidelity(subject, share=options.audit, noise=lambda: noise_of(subject.draft or subject.target))
     sequences = verify_greedy(
         subject,
@@ -66,9 +68,9 @@ def verify(
         audit=options.audit,
         names=[prompt.id for prompt in prompts],
         watchers=Watchers(
-            drafter=fidelity.watch if subject.drafts else lambda drafter: drafter,
+            drafter=lambda drafter: cases.watch(fidelity.watch(drafter) if subject.drafts else drafter),
             judged=judged,
-            events=lambda events, some: coverage.add(events, some, subject.rules.eos),
+            events=lambda events, some: _noted(coverage, cases, events, some, subject.rules.eos),
         ),
     )
     problems += [*_vacuous(subject, coverage), *fidelity.problems()]
@@ -95,7 +97,19 @@ def verify(
         fidelity=_fidelity_json(fidelity, own) if subject.drafts else None,
         sampled=None if sampled is None else {"tests": [asdict(test) for test in sampled]},
         context=context(subject, requests, sequences),
+        case=cases.smallest(session, subject, sequences, options.batch_size, noise),
     )
+
+
+def _noted(
+    coverage: Coverage,
+    cases: Cases,
+    events: Sequence[Event],
+    requests: Sequence[Request],
+    eos: frozenset[int],
+) -> None:
+    coverage.add(events, requests, eos)
+    cases.requests.append(requests)
 
 
 def _self_draft(
@@ -210,27 +224,3 @@ def _vacuous(subject: Subject, coverage: Coverage) -> Iterator[Problem]:
     elif coverage.vacuous:
         what = "rejected" if coverage.accepted else "accepted"
         yield Problem(Verdict.INCONCLUSIVE, f"no drafted token was ever {what}, so little was exercised")
-
-
-def context(
-    subject: Subject, requests: Sequence[Request], sequences: Sequence[SequenceReport]
-) -> Context | None:
-    """The first divergence that is no tie, else the first tie; text on both sides of it."""
-    found = [
-        (request, report, one)
-        for request, report in zip(requests, sequences, strict=True)
-        for one in report.divergences
-    ]
-    if not found:
-        return None
-    request, report, one = min(found, key=lambda entry: entry[2].certified)
-    shared = [*request.prompt, *report.tokens[: one.index]]
-    rest = Request((*shared, one.ar_token), _CONTEXT_TOKENS - 1, request.seed)
-    reference = [one.ar_token, *decode_plainly(subject.target, rest, subject.rules).tokens]
-    return Context(
-        report.id,
-        one,
-        subject.rules.render(shared[-2 * _CONTEXT_TOKENS :]),
-        subject.rules.render(reference),
-        subject.rules.render(report.tokens[one.index : one.index + _CONTEXT_TOKENS]),
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Watched:
         self._rows = rows
         self._check_lengths()
         self._rounds += 1
-        if int(self._rounds * self._audit) > int((self._rounds - 1) * self._audit):
+        if chosen(self._rounds, self._audit):
             self._snapshot = _copy(self._target.cache, len(rows), draft.longest + 1)
         scored = self._target.score(rows, draft)
         for row, logits, drafted in zip(rows, scored.logits, draft.tokens, strict=True):
@@ -111,6 +112,11 @@ class Watched:
 
     def _report(self, row: Row, what: str) -> None:
         self.problems.setdefault(row.index, []).append(Problem(Verdict.STATE, what))
+
+
+def chosen(number: int, share: float) -> bool:
+    """Whether round `number` (from 1) is in a sample of this share: the first is, then evenly."""
+    return math.ceil(number * share) > math.ceil((number - 1) * share)
 
 
 def differing(live: Layers, expected: Layers) -> str | None:
