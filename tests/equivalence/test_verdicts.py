@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import scripted, subject, toy_lm
 
-from fakes import ask, run, scripts
+from fakes import Scripted, ask, run, scripts
 from specctl.decode import loop
 from specctl.decode.draft import Draft, Request, Row, Scored
 from specctl.decode.sampling import Law
@@ -156,3 +156,17 @@ def test_requests_keep_their_order() -> None:
     asked = list(mixed())
     reports = verify("coin", asked, batch_size=3)
     assert [len(report.tokens) for report in reports] == [one.max_new_tokens for one in asked]
+
+
+@pytest.mark.parametrize(("in_one_call", "rows"), [(True, {0, 1, 2}), (False, {0})])
+def test_a_recorded_call_is_replayed_as_one(in_one_call: bool, rows: set[int]) -> None:
+    """A tape names rows by their place in the call, also when one is decoded after the other."""
+    asked = ask(3, 4)
+    seen: set[int] = set()
+
+    def plan(row: int, at: int, right: int | None) -> None:
+        seen.add(row)
+
+    one = subject(toy_lm(), lambda sampler: Scripted([[]] * 3, 2, plan))
+    verify_greedy(one, asked, batch_size=1, noise=None, audit=0, in_one_call=in_one_call)
+    assert seen == rows

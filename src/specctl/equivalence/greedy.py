@@ -43,6 +43,7 @@ def verify_greedy(
     names: Sequence[str] | None = None,
     watchers: Watchers | None = None,
     rescorer: Rescorer | None = None,
+    in_one_call: bool = False,
 ) -> list[SequenceReport]:
     """Decode the requests and account for every token; reports in the order of the requests.
 
@@ -53,7 +54,7 @@ def verify_greedy(
     watchers = watchers or Watchers()
     tolerance = None if noise is None else Tolerance(noise, rescorer or Rescorer(subject.target))
     names = names or [str(number) for number in range(len(requests))]
-    step = batch_size * _WAVES if batch_size > 1 else 1
+    step = len(requests) if in_one_call else batch_size * _WAVES if batch_size > 1 else 1
     reports: list[SequenceReport] = []
     for first in range(0, len(requests), step):
         some = requests[first : first + step]

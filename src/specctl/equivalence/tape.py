@@ -157,5 +157,7 @@ class Replayed:
 def replay(tape: Tape, subject: Subject, noise: Noise | None) -> SequenceReport:
     """The verdict on the tape's failing row, every round audited. `subject` gives the target and the rules."""
     played = replace(subject, make_drafter=lambda sampler: Replayed(tape.drafts), draft=None)
-    reports = verify_greedy(played, tape.requests, batch_size=tape.batch_size, noise=noise, audit=1.0)
+    reports = verify_greedy(
+        played, tape.requests, batch_size=tape.batch_size, noise=noise, audit=1.0, in_one_call=True
+    )
     return reports[tape.row]
