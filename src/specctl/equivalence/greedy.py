@@ -48,8 +48,9 @@ def verify_greedy(
     """Decode the requests and account for every token; reports in the order of the requests.
 
     `noise` None tolerates nothing: tokens, logits and caches have to be equal bit for bit, which needs
-    models whose `row_floor` passes the self-test of `models/numerics.py` (4 for tiny float64 ones). `audit` is the
+    models whose `row_floor` passes the self-test of `models/numerics.py` (tiny ones: bf16). `audit` is the
     share of rounds whose caches are rebuilt from a copy. Serves `coupled` sampling too: equality holds there.
+    `in_one_call`: all requests in a single `decode` call, rather than in waves.
     """
     watchers = watchers or Watchers()
     tolerance = None if noise is None else Tolerance(noise, rescorer or Rescorer(subject.target))
