@@ -267,7 +267,7 @@ PLANTS = [
            ("models.cache:SlotLayer.update", "start = window.common_start", "start = window.starts[0]")),
     _plant("42", "results by slot and not by request", "batch", STRUCTURE,
            (_ROUND, "Emitted(row.index,", "Emitted(slot,")),
-    _plant("43", "an empty draft misaligns the rows", "uneven", TOKENS | STATE,
+    _plant("43", "an empty draft misaligns the rows", "uneven", TOKENS | STATE | STRUCTURE,
            ("decode.draft:Draft.padded", "for row in self.tokens",
             "for row in sorted(self.tokens, key=lambda x: not x)")),
     # Vocabularies, windows, ties, counters

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import torch
 from counts import g_test
 
 from enumerator import EXACT, HARD, distance, smooth, trimmed, world
-from fakes import VOCAB, ask, noisy_lm, render, scripts, shared_lm, tiny_lm, tiny_module
+from fakes import VOCAB, ask, render, scripts, tiny_module
 from specctl.decode import accept as accept_module
 from specctl.decode.accept import ACCEPTORS
 from specctl.decode.draft import Draft, Drafter, Parts, Request, Row
@@ -42,15 +43,26 @@ Verdicts = frozenset[Verdict]
 MakeDrafter = Callable[[Sampler], Drafter]
 
 
+def small(kind: str = "llama", **changes: Any) -> Any:
+    return tiny_module(kind, num_hidden_layers=2, **changes)
+
+
 @cache
 def target_lm(kind: str = "llama") -> LM:
-    module = tiny_module(tie_word_embeddings=True) if kind == "tied" else shared_lm(kind).module
+    module = small(tie_word_embeddings=True) if kind == "tied" else small(kind)
     return LM(module, "toy", row_floor=K + 1)
 
 
 @cache
-def draft_lm() -> LM:
-    return LM(noisy_lm(noise=0.15).module, "toy draft", row_floor=K + 1)
+def draft_lm(disturbed: float = 0.2) -> LM:
+    """The target's weights, disturbed, so that it is right now and then."""
+    module = small()
+    generator = torch.Generator().manual_seed(99)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter.add_(noise * disturbed * parameter.std())
+    return LM(module, "toy draft", row_floor=K + 1)
 
 
 def subject(
@@ -177,11 +189,10 @@ def window() -> Verdicts:
 @cache
 def tied_lm() -> LM:
     """Each word has a twin: two rows of the head are equal, so every best token is tied."""
-    lm = tiny_lm()
+    lm = LM(small(), "tied", row_floor=K + 1)
     with torch.no_grad():
         head = lm.module.get_output_embeddings().weight
         head[VOCAB // 2 :] = head[: VOCAB // 2]
-    lm.row_floor = K + 1
     return lm
 
 
@@ -195,7 +206,7 @@ def ties() -> Verdicts:
 @cache
 def short_lm() -> LM:
     """A draft whose context ends in the middle of the answers."""
-    return LM(tiny_module(max_position_embeddings=14), "short", row_floor=K + 1)
+    return LM(small(max_position_embeddings=14), "short", row_floor=K + 1)
 
 
 def watched(one: Subject, requests: Sequence[Request], batch_size: int = 2) -> Verdicts:
@@ -231,9 +242,10 @@ def nothing_drafted() -> Verdicts:
 # The law -----------------------------------------------------------------------------------------------------
 
 
-def sampled(make_drafter: MakeDrafter | None = None, n: int = 32, new: int = 24) -> Verdicts:
+def sampled(make_drafter: MakeDrafter | None = None, n: int = 48, new: int = 24) -> Verdicts:
     """One pass over many sampled tokens of the tiny pair."""
-    one = subject(make_drafter, law=HOT, accept="rejection")
+    draft = None if make_drafter else draft_lm(0.05)
+    one = subject(make_drafter, draft=draft, law=HOT, accept="rejection")
     requests = ask(n, new)
     rules = replace(one.rules, batch_size=n)
     target = one.make_target(n, 64)
