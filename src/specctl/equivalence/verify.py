@@ -8,6 +8,7 @@ from typing import Any
 
 from specctl.decode.draft import Parts, Request, build_drafter
 from specctl.equivalence.case import Cases
+from specctl.equivalence.claims import Claims
 from specctl.equivalence.context import context
 from specctl.equivalence.coverage import Coverage
 from specctl.equivalence.fidelity import Fidelity
@@ -50,7 +51,7 @@ def verify(
     Raises RequestError for a prompt that cannot be encoded or does not fit the context.
     """
     subject = from_session(session)
-    requests = [_request(session, prompt, options) for prompt in prompts]
+    requests = [_request(session, prompt, options, number) for number, prompt in enumerate(prompts)]
     problems = list(_unrepeatable(subject, requests[0]))
 
     def noise_of(lm: LM) -> Noise:
@@ -58,7 +59,7 @@ def verify(
 
     noise = noise_of(subject.target) if subject.numerics == "native" else None
     problems += [Problem(Verdict.INCONCLUSIVE, what) for what in [noise and noise.problem] if what]
-    coverage, cases = Coverage(), Cases()
+    coverage, cases, claims = Coverage(), Cases(), Claims(subject)
     fidelity = Fidelity(subject, share=options.audit, noise=lambda: noise_of(subject.draft or subject.target))
     sequences = verify_greedy(
         subject,
@@ -68,12 +69,14 @@ def verify(
         audit=options.audit,
         names=[prompt.id for prompt in prompts],
         watchers=Watchers(
-            drafter=lambda drafter: cases.watch(fidelity.watch(drafter) if subject.drafts else drafter),
+            drafter=lambda drafter: cases.watch(
+                claims.watch(fidelity.watch(drafter)) if subject.drafts else drafter
+            ),
             judged=judged,
             events=lambda events, some: _noted(coverage, cases, events, some, subject.rules.eos),
         ),
     )
-    problems += [*_vacuous(subject, coverage), *fidelity.problems()]
+    problems += [*_vacuous(subject, coverage), *fidelity.problems(), *claims.problems()]
     problems += [] if noise is None else too_many_ties(sequences, noise)
     own = _self_draft(session, subject, requests, noise) if session.draft is not None else None
     problems += [] if own is None else own.problems()
@@ -94,7 +97,7 @@ def verify(
         coverage=coverage.to_json(),
         problems=tuple(problems),
         noise=None if noise is None else asdict(noise),
-        fidelity=_fidelity_json(fidelity, own) if subject.drafts else None,
+        fidelity=_fidelity_json(fidelity, claims, own) if subject.drafts else None,
         sampled=None if sampled is None else {"tests": [asdict(test) for test in sampled]},
         context=context(subject, requests, sequences),
         case=cases.smallest(session, subject, sequences, options.batch_size, noise),
@@ -160,17 +163,18 @@ def _off_law(tests: Sequence[Test]) -> Iterator[Problem]:
             )
 
 
-def _fidelity_json(fidelity: Fidelity, own: Fidelity | None) -> dict[str, Any]:
+def _fidelity_json(fidelity: Fidelity, claims: Claims, own: Fidelity | None) -> dict[str, Any]:
     itself = None if own is None else {"drafted": own.drafted, "accepted": own.accepted}
-    return {**fidelity.to_json(), "self_draft": itself}
+    return {**fidelity.to_json(), "redrawn": claims.redrawn, "self_draft": itself}
 
 
-def _request(session: Session, prompt: Prompt, options: Options) -> Request:
+def _request(session: Session, prompt: Prompt, options: Options, number: int) -> Request:
     profile = session.profile
     raw = prompt.raw or not session.tokenizer.chat_template
     ids = session.encode(prompt.text, system=None if raw else profile.system, raw=raw)
     most = min(options.max_new_tokens, prompt.max_new_tokens or options.max_new_tokens)
-    return Request(ids, most, profile.sampling.seed, (*profile.stop, *prompt.stop))
+    # A seed of its own: prompts that share their random numbers would not be independent samples.
+    return Request(ids, most, profile.sampling.seed + number, (*profile.stop, *prompt.stop))
 
 
 def _noise(session: Session, lm: LM, requests: Sequence[Request], options: Options) -> Noise:
