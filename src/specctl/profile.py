@@ -237,6 +237,17 @@ def merge(profile: Profile, overrides: dict[str, Any]) -> Profile:
         raise RequestError("; ".join(said), hint=f"on top of profile `{profile.name}`") from None
 
 
+def recorded(fields: dict[str, Any], name: str) -> Profile:
+    """The inverse of `effective`, for fields that were written to a file. Raises RequestError."""
+    try:
+        return Profile.model_validate({**fields, "name": name})
+    except ValidationError as error:
+        said = "; ".join(
+            f"`{where[-1] if where else name}` {what}" for where, what in explain(error, Profile)
+        )
+        raise RequestError(f"the recorded profile cannot be used: {said}") from None
+
+
 def _option(where: tuple[str | int, ...]) -> str:
     names = [step for step in where if isinstance(step, str)]
     return f"`--{names[-1].replace('_', '-')}`" if names else "the request"

@@ -1,49 +1,35 @@
-"""Acceptors are exact: the law of what they emit is the target's, by enumeration (`enumeration.py`)."""
+"""Acceptors by exact enumeration (`tests/enumerator.py`), their refusals, and ties."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
-from enumeration import (
+from torch import Tensor
+
+from enumerator import (
     EXACT,
+    HARD,
     IDENTITY,
+    PAPER,
     PROMPT,
     World,
     continuation,
     distance,
     emitted_law,
-    fixed,
     one_hot,
     row,
     smooth,
     surely_wrong,
-    tiny_masses,
+    textbook,
     trimmed,
     world,
 )
-from torch import Tensor
-
 from specctl.decode.accept import Acceptor, coupled, greedy, rejection
 from specctl.decode.draft import Draft, Row, Verdict
 from specctl.decode.noise import Draws, KeyedDraws, Place, Stream
 from specctl.decode.sampling import Law, Sampler
-
-HARD = {
-    "equal": (fixed(5, 3, 1, 1), fixed(5, 3, 1, 1)),
-    "disjoint": (fixed(5, 3, 0, 0), fixed(0, 0, 1, 1)),
-    "one-hot-q": (smooth(4), one_hot(4)),
-    "one-hot-p": (one_hot(4), smooth(4)),
-    "one-hot-both": (one_hot(4), one_hot(4)),
-    "q-zero-where-p-is-not": (smooth(4), trimmed(4)),
-    "p-zero-where-q-is-not": (trimmed(4), smooth(4)),
-    "tiny-masses": (tiny_masses(4), smooth(4)),
-    "tiny-masses-in-q": (smooth(4), tiny_masses(4)),
-    "residual-below-1e-15": (fixed(1, 1, 1, 1), fixed(1, 1, 1 + 1e-15, 1 - 1e-15)),
-    "paper": (fixed(5, 3, 1, 1), fixed(2, 5, 2, 1)),
-}
 
 
 @pytest.mark.parametrize("name", list(HARD))
@@ -92,46 +78,6 @@ def test_trimming_is_in_the_law_of_every_slot(planted: bool) -> None:
 
 
 # Planted bugs: the same enumeration must see each of them -----------------------------------------------------
-
-
-def textbook(
-    *,
-    ratio: Callable[[float, float], float] = lambda p, q: p / q if q > 0 else 0.0,
-    residual: Callable[[Tensor, Tensor], Tensor] = lambda p, q: (p - q).clamp(min=0),
-    bonus: Callable[[Tensor, Tensor], Tensor] = lambda p, last_q: p,
-    keeps_going: bool = False,
-) -> Acceptor:
-    """Rejection sampling row by row, as the papers write it, with parts to be broken."""
-
-    def accept(scores: Tensor, draft: Draft, rows: Sequence[Row], sampler: Sampler) -> Verdict:
-        laws = sampler.law.probabilities(scores)
-        accepted, added = [], []
-        for b, (tokens, one) in enumerate(zip(draft.tokens, rows, strict=True)):
-            eye = torch.eye(laws.shape[-1], dtype=laws.dtype)
-            qs = [eye[x] if draft.q is None else draft.q[b, i] for i, x in enumerate(tokens)]
-            coins = [
-                bool(
-                    sampler.draws.accept(
-                        laws.new_tensor([min(1.0, ratio(float(laws[b, i, x]), float(qs[i][x])))]),
-                        [Place(one.request.seed, len(one.ids) + i)],
-                    )
-                )
-                for i, x in enumerate(tokens)
-            ]
-            n = sum(coins) if keeps_going else len(list(itertools.takewhile(bool, coins)))
-            law = bonus(laws[b, n], qs[-1] if qs else laws[b, n])
-            if n < len(tokens):
-                left = residual(laws[b, n], qs[n])
-                law = left if left.sum() > 0 else laws[b, n]
-            place = Place(one.request.seed, len(one.ids) + n)
-            added.append(int(sampler.draws.sample(law[None], [place], Stream.TARGET)))
-            accepted.append(n)
-        return Verdict(torch.tensor(accepted), torch.tensor(added))
-
-    return accept
-
-
-PAPER = world(4, 2, *HARD["paper"], seed=0)
 
 
 def test_the_textbook_itself_passes() -> None:

@@ -181,9 +181,10 @@ OVERRIDES = {
 
 def typed(ctx: typer.Context) -> dict[str, Any]:
     """What the user typed, by profile field. A default, or a value from the environment, is not typed."""
+    return {field: ctx.params[option] for option, field in OVERRIDES.items() if is_typed(ctx, option)}
+
+
+def is_typed(ctx: typer.Context, option: str) -> bool:
     # The enum's class lives in a private module of typer: only its member's name is public.
-    return {
-        field: ctx.params[option]
-        for option, field in OVERRIDES.items()
-        if (source := ctx.get_parameter_source(option)) is not None and source.name == "COMMANDLINE"
-    }
+    source = ctx.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"

@@ -1,4 +1,4 @@
-"""Exact laws of acceptors: every branch of chance is walked with its weight, nothing is estimated.
+"""Acceptors by exact enumeration: every branch of chance is walked with its weight, nothing is estimated.
 
 A world has its own law for every prefix. All drafts, coins and draws become the rows of one batch; the joint law
 of the first k + 1 tokens (what a round emits, then plain sampling) must be the product of the target's laws.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from specctl.decode.accept import Acceptor
-from specctl.decode.draft import Draft, Request, Row
+from specctl.decode.draft import Draft, Request, Row, Verdict
 from specctl.decode.noise import Place, Stream
 from specctl.decode.sampling import Law, Sampler
 
@@ -193,3 +193,58 @@ def tiny_masses(vocab: int) -> Callable[[torch.Generator], Tensor]:
 
 def surely_wrong(prefix: Prefix) -> bool:
     return bool(prefix) and prefix[-1] == 0
+
+
+HARD = {
+    "equal": (fixed(5, 3, 1, 1), fixed(5, 3, 1, 1)),
+    "disjoint": (fixed(5, 3, 0, 0), fixed(0, 0, 1, 1)),
+    "one-hot-q": (smooth(4), one_hot(4)),
+    "one-hot-p": (one_hot(4), smooth(4)),
+    "one-hot-both": (one_hot(4), one_hot(4)),
+    "q-zero-where-p-is-not": (smooth(4), trimmed(4)),
+    "p-zero-where-q-is-not": (trimmed(4), smooth(4)),
+    "tiny-masses": (tiny_masses(4), smooth(4)),
+    "tiny-masses-in-q": (smooth(4), tiny_masses(4)),
+    "residual-below-1e-15": (fixed(1, 1, 1, 1), fixed(1, 1, 1 + 1e-15, 1 - 1e-15)),
+    "paper": (fixed(5, 3, 1, 1), fixed(2, 5, 2, 1)),
+}
+
+
+def textbook(
+    *,
+    ratio: Callable[[float, float], float] = lambda p, q: p / q if q > 0 else 0.0,
+    residual: Callable[[Tensor, Tensor], Tensor] = lambda p, q: (p - q).clamp(min=0),
+    bonus: Callable[[Tensor, Tensor], Tensor] = lambda p, last_q: p,
+    keeps_going: bool = False,
+) -> Acceptor:
+    """Rejection sampling row by row, as the papers write it, with parts to be broken."""
+
+    def accept(scores: Tensor, draft: Draft, rows: Sequence[Row], sampler: Sampler) -> Verdict:
+        laws = sampler.law.probabilities(scores)
+        accepted, added = [], []
+        for b, (tokens, one) in enumerate(zip(draft.tokens, rows, strict=True)):
+            eye = torch.eye(laws.shape[-1], dtype=laws.dtype)
+            qs = [eye[x] if draft.q is None else draft.q[b, i] for i, x in enumerate(tokens)]
+            coins = [
+                bool(
+                    sampler.draws.accept(
+                        laws.new_tensor([min(1.0, ratio(float(laws[b, i, x]), float(qs[i][x])))]),
+                        [Place(one.request.seed, len(one.ids) + i)],
+                    )
+                )
+                for i, x in enumerate(tokens)
+            ]
+            n = sum(coins) if keeps_going else len(list(itertools.takewhile(bool, coins)))
+            law = bonus(laws[b, n], qs[-1] if qs else laws[b, n])
+            if n < len(tokens):
+                left = residual(laws[b, n], qs[n])
+                law = left if left.sum() > 0 else laws[b, n]
+            place = Place(one.request.seed, len(one.ids) + n)
+            added.append(int(sampler.draws.sample(law[None], [place], Stream.TARGET)))
+            accepted.append(n)
+        return Verdict(torch.tensor(accepted), torch.tensor(added))
+
+    return accept
+
+
+PAPER = world(4, 2, *HARD["paper"], seed=0)

@@ -1,0 +1,211 @@
+"""Draft fidelity: whether the drafter proposes what it should.
+
+A wrong draft cannot change the output, so it hides from every check of the output and shows as lost speed only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from specctl.decode.draft import Draft, Drafter, Row, Scored
+from specctl.equivalence.noise import Noise
+from specctl.equivalence.report import Problem, Verdict
+from specctl.equivalence.rescore import Rescorer
+from specctl.equivalence.subject import Subject
+from specctl.equivalence.watch import chosen
+
+_Z = 5.0
+"""Standard deviations between observed and expected acceptance: less than one false alarm in a million runs."""
+
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A proposal a fresh drafter does not make: after `ids`, `live` instead of `fresh` (None: nothing).
+
+    `apart` is the total variation between the laws they were drawn from; None where nothing was drawn.
+    """
+
+    ids: tuple[int, ...]
+    live: int | None
+    fresh: int | None
+    apart: float | None
+
+
+class Fidelity:
+    """Watches a drafter and judges it. `share` of its drafts are made again by a drafter without a past.
+
+    `noise` measures the draft model when a mismatch has to be told from a near-tie; without it none is excused.
+    A prefix read in one piece has other shapes than one read in rounds, so bits may differ in any numerics.
+    """
+
+    def __init__(
+        self, subject: Subject, *, share: float = 1.0, noise: Callable[[], Noise] | None = None
+    ) -> None:
+        self.subject = subject
+        self.share = share
+        self.compared = 0
+        self.drafted = 0
+        self.accepted = 0
+        self.expected = 0.0
+        self.observed = 0
+        self.mismatches: list[Mismatch] = []
+        self._variance = 0.0
+        self._noise = noise
+
+    def watch(self, drafter: Drafter) -> Drafter:
+        return _Watched(drafter, self)
+
+    def compare(self, row: Row, most: int, live: Sequence[int], q: Tensor | None) -> None:
+        """One row's draft, and its laws `[k, vocab]`, with what a fresh drafter proposes."""
+        fresh, fresh_q = fresh_draft(self.subject, row, most)
+        self.compared += 1
+        for at in range(max(len(live), len(fresh))):
+            pair = [tokens[at] if at < len(tokens) else None for tokens in (live, fresh)]
+            apart = None
+            if q is not None and fresh_q is not None and None not in pair:
+                apart = float((q[at].double() - fresh_q[at].double()).abs().sum()) / 2
+            if pair[0] != pair[1] or (apart or 0) > _ROUNDING:
+                self.mismatches.append(Mismatch((*row.ids, *live[:at]), pair[0], pair[1], apart))
+                break
+
+    def count(self, scores: Tensor, tokens: Sequence[int], q: Tensor | None, accepted: int) -> None:
+        """A verdict on one row: scores `[k + 1, vocab]` of the target, the draft, how much of it was kept."""
+        self.drafted += len(tokens)
+        self.accepted += accepted
+        law = self.subject.rules.sampler.law
+        if law.greedy or self.subject.rules.sampler.coupled or not tokens:
+            return
+        reached = min(accepted + 1, len(tokens))
+        chances = acceptance(law.probabilities(scores[:reached]), tokens[:reached], q)
+        self.expected += sum(chances)
+        self.observed += accepted
+        self._variance += sum(chance * (1 - chance) for chance in chances)
+
+    @property
+    def z(self) -> float:
+        """How far acceptance is from what the laws promise, in standard deviations."""
+        apart = self.observed - self.expected
+        if self._variance < 1e-9:
+            return 0.0 if abs(apart) < 1e-3 else math.copysign(math.inf, apart)
+        return apart / math.sqrt(self._variance)
+
+    def problems(self) -> Iterator[Problem]:
+        if abs(self.z) > _Z:
+            yield Problem(
+                Verdict.DRAFT_DEGRADED,
+                f"{self.observed} drafted tokens were accepted, the laws promise {self.expected:.1f} "
+                f"(z {self.z:.1f})",
+            )
+        missed = self.drafted - self.accepted
+        if self.subject.draft is self.subject.target and missed > self._excused_rejections():
+            yield Problem(
+                Verdict.DRAFT_DEGRADED,
+                f"drafting for itself, the target rejected {missed} of {self.drafted} tokens",
+            )
+        left = self._unexplained()
+        if left:
+            one = left[0]
+            yield Problem(
+                Verdict.DRAFT_DEGRADED,
+                f"{len(left)} of {self.compared} drafts differ from a fresh drafter's, first "
+                f"{one.live} instead of {one.fresh} after {len(one.ids)} tokens",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "fresh_drafts_compared": self.compared,
+            "mismatches": len(self.mismatches),
+            "unexplained": len(self._unexplained()),
+            "accepted_observed": self.observed,
+            "accepted_expected": round(self.expected, 3),
+            "z": round(self.z, 3) if math.isfinite(self.z) else None,
+        }
+
+    def _excused_rejections(self) -> int:
+        if self.subject.numerics != "native" or self._noise is None:
+            return 0
+        return self._noise().most_ties(self.drafted)
+
+    def _unexplained(self) -> list[Mismatch]:
+        if not self.mismatches or self.subject.draft is None or self._noise is None:
+            return self.mismatches
+        eps, rescorer = self._noise().eps, Rescorer(self.subject.draft)
+        return [one for one in self.mismatches if not self._is_noise(one, rescorer, eps)]
+
+    def _is_noise(self, one: Mismatch, rescorer: Rescorer, eps: float) -> bool:
+        """Drawn: gaps off by eps move a law by (e^(eps / T) - 1) / 2 at most. Not drawn: both near the best."""
+        if one.live is None or one.fresh is None:
+            return False
+        law = self.subject.rules.sampler.law
+        if one.apart is not None:
+            return one.apart <= math.expm1(min(eps / law.temperature, 0.5)) / 2
+        scores = rescorer.scores(one.ids, law)
+        best = float(scores.max())
+        return all(best - float(scores[token]) <= eps for token in (one.live, one.fresh))
+
+
+class _Watched:
+    """Stands in for a drafter; the loop sees no difference."""
+
+    def __init__(self, drafter: Drafter, fidelity: Fidelity) -> None:
+        self.needs = drafter.needs
+        self._drafter = drafter
+        self._fidelity = fidelity
+        self._rounds = 0
+        self._draft = Draft([])
+        self._histories: list[list[int]] = []
+
+    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
+        self._drafter.begin(row, hidden)
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        draft = self._draft = self._drafter.draft(rows, budget)
+        self._histories = [list(row.ids) for row in rows]
+        self._rounds += 1
+        if chosen(self._rounds, self._fidelity.share):
+            for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
+                q = None if draft.q is None else draft.q[slot]
+                self._fidelity.compare(row, most, draft.tokens[slot], q)
+        return draft
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        law = self._fidelity.subject.rules.sampler.law
+        scores = law.scores(scored.logits, self._histories, self._draft.tokens)
+        for slot, (tokens, kept) in enumerate(zip(self._draft.tokens, accepted, strict=True)):
+            q = None if self._draft.q is None else self._draft.q[slot]
+            self._fidelity.count(scores[slot], tokens, q, kept)
+        self._drafter.observe(rows, scored, accepted)
+
+    def drop(self, slot: int) -> None:
+        self._drafter.drop(slot)
+
+
+def fresh_draft(subject: Subject, row: Row, most: int) -> tuple[list[int], Tensor | None]:
+    """What a drafter without a past proposes behind the row's committed tokens, and its laws `[k, vocab]`."""
+    alone = Row(row.index, row.request, list(row.ids))
+    drafter = subject.make_drafter(subject.rules.sampler)
+    hidden = subject.make_target(1, len(row.ids) + most + 1).admit(alone.ids) if drafter.needs else {}
+    drafter.begin(alone, hidden)
+    draft = drafter.draft([alone], [most])
+    return draft.tokens[0], None if draft.q is None else draft.q[0]
+
+
+def acceptance(p: Tensor, tokens: Sequence[int], q: Tensor | None) -> list[float]:
+    """How likely each drafted token is accepted: the sum of min(p, q) `[k, vocab]` before it is drawn.
+
+    A token that was not drawn is accepted with its probability in p.
+    """
+    if q is None:
+        chosen = torch.tensor(list(tokens), device=p.device)[:, None]
+        chances: list[float] = p.gather(1, chosen)[:, 0].tolist()
+        return chances
+    shared: list[float] = torch.minimum(p, q[: len(tokens)]).sum(dim=-1).tolist()
+    return shared

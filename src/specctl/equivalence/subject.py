@@ -1,0 +1,80 @@
+"""What is being verified: models and settings as plain parts, from a session or from tiny models in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from specctl.decode.accept import ACCEPTORS
+from specctl.decode.draft import Drafter, Parts, build_drafter
+from specctl.decode.loop import Rules
+from specctl.decode.sampling import Law, Sampler
+from specctl.decode.target import Target
+from specctl.decode.text import render
+from specctl.models.lm import LM
+from specctl.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Everything `decode` needs. The makers are called for each run, so that every run has fresh caches.
+
+    `make_target` takes slots and capacity. `drafts` is False for plain decoding, which has nothing to exercise.
+    `tokenizer` is None where the events carry no text to be checked.
+    """
+
+    target: LM
+    make_target: Callable[[int, int], Target]
+    make_drafter: Callable[[Sampler], Drafter]
+    rules: Rules
+    name: str
+    numerics: str
+    drafts: bool = True
+    draft: LM | None = None
+    tokenizer: Any = None
+
+    @property
+    def comparable(self) -> bool:
+        """Whether plain decoding gives the very tokens: always when greedy; `coupled` draws if no bit differs."""
+        sampler = self.rules.sampler
+        return sampler.law.greedy or (sampler.coupled and self.numerics == "invariant")
+
+
+def from_session(session: Session) -> Subject:
+    """The parts a session would decode with, by its profile."""
+    profile, sampling = session.profile, session.profile.sampling
+    law = Law(
+        sampling.temperature,
+        sampling.top_k,
+        sampling.top_p,
+        sampling.min_p,
+        sampling.repetition_penalty,
+    )
+    sampler = Sampler.keyed(law, coupled=session.info.accept == "coupled")
+
+    def make_drafter(sampler: Sampler) -> Drafter:
+        return build_drafter(profile.drafter, Parts(session.target, session.draft, sampler, session.eos))
+
+    def make_target(slots: int, capacity: int) -> Target:
+        needs = make_drafter(sampler).needs
+        return Target(session.target, slots=slots, capacity=capacity, captures=needs)
+
+    rules = Rules(
+        accept=ACCEPTORS[session.info.accept],
+        sampler=sampler,
+        eos=session.eos,
+        context_length=session.target.context_length,
+        render=lambda tokens: render(session.tokenizer, tokens),
+    )
+    return Subject(
+        session.target,
+        make_target,
+        make_drafter,
+        rules,
+        session.info.target,
+        session.info.numerics,
+        drafts=profile.drafter.method != "none",
+        draft=session.draft,
+        tokenizer=session.tokenizer,
+    )

@@ -1,0 +1,47 @@
+"""Every registered method, also those to come: exact output, exact caches, a faithful draft, the right law."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+from scenes import HOT, K, draft_lm, greedy, sampled, subject, target_lm, watched
+
+from fakes import ask
+from specctl.decode.draft import _REGISTRY, Drafter, Parts, build_drafter
+from specctl.decode.sampling import Law, Sampler
+from specctl.equivalence.report import Verdict
+from specctl.profile import Drafter as DrafterParams
+
+
+def params(method: str) -> Any:
+    """A method's defaults, its drafts cut to the length that toys have equal shapes with."""
+    drafter: Any = TypeAdapter(DrafterParams).validate_python({"method": method})
+    return drafter.model_copy(update={"draft_tokens": K} if hasattr(drafter, "draft_tokens") else {})
+
+
+def maker(method: str) -> Any:
+    def make(sampler: Sampler) -> Drafter:
+        return build_drafter(params(method), Parts(target_lm(), draft_lm(), sampler, frozenset()))
+
+    return make
+
+
+@pytest.mark.parametrize("method", list(_REGISTRY))
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize(("law", "accept"), [(Law(), "greedy"), (HOT, "coupled")], ids=["greedy", "coupled"])
+def test_a_method_is_exact(method: str, batch_size: int, law: Law, accept: str) -> None:
+    one = subject(maker(method), law=law, accept=accept)
+    assert greedy(one, ask(4, 10), batch_size) == {Verdict.EXACT}
+
+
+@pytest.mark.parametrize("method", [method for method in _REGISTRY if method != "none"])
+@pytest.mark.parametrize(("law", "accept"), [(Law(), "greedy"), (HOT, "coupled")], ids=["greedy", "coupled"])
+def test_a_methods_drafts_are_faithful(method: str, law: Law, accept: str) -> None:
+    assert watched(subject(maker(method), law=law, accept=accept), ask(3, 10)) == {Verdict.EXACT}
+
+
+@pytest.mark.parametrize("method", list(_REGISTRY))
+def test_a_methods_samples_have_the_targets_law(method: str) -> None:
+    assert sampled(make_drafter=maker(method)) == {Verdict.EXACT}

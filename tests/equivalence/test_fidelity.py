@@ -1,0 +1,121 @@
+"""Drafts that are wrong without changing the output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from toys import subject, toy_lm
+
+from fakes import ask, noisy_lm, tiny_module
+from specctl.decode.draft import Drafter, Parts, Row, Scored
+from specctl.decode.sampling import Law, Sampler
+from specctl.drafters.draft_model import DraftModel
+from specctl.drafters.ngram import Ngram
+from specctl.equivalence.fidelity import Fidelity, acceptance
+from specctl.equivalence.noise import Noise
+from specctl.equivalence.report import Verdict
+from specctl.equivalence.subject import Subject
+from specctl.equivalence.verify import Watchers, verify_greedy
+from specctl.models.lm import LM
+from specctl.profile import DraftModelParams, NgramParams
+
+
+def draft_lm() -> LM:
+    module = tiny_module()
+    module.load_state_dict(noisy_lm().module.state_dict())
+    return LM(module.to(torch.bfloat16), "noisy", row_floor=2)
+
+
+def with_draft(lm: LM, make: Callable[..., Drafter] = DraftModel, **changes: Any) -> Subject:
+    params = DraftModelParams(method="draft-model", draft_tokens=3)
+
+    def drafter(sampler: Sampler) -> Drafter:
+        return make(params, Parts(toy_lm(), lm, sampler, frozenset()))
+
+    from dataclasses import replace
+
+    return replace(subject(toy_lm(), drafter, **changes), draft=lm)
+
+
+def watched(one: Subject, new: int = 16, rows: int = 3) -> Fidelity:
+    drawn = None if one.rules.sampler.law.greedy else lambda: NOISE
+    fidelity = Fidelity(one, noise=drawn)
+    asked = ask(rows, new)
+    reports = verify_greedy(
+        one, asked, batch_size=2, noise=None, audit=0, watchers=Watchers(drafter=fidelity.watch)
+    )
+    if one.rules.sampler.law.greedy:
+        assert {report.verdict for report in reports} == {Verdict.EXACT}, "the output hides draft bugs"
+    return fidelity
+
+
+def test_a_right_draft_is_what_a_fresh_drafter_proposes() -> None:
+    fidelity = watched(with_draft(draft_lm()))
+    assert list(fidelity.problems()) == []
+    assert fidelity.compared > 10
+    assert 0 < fidelity.accepted < fidelity.drafted
+
+
+def test_lookup_drafts_are_what_a_fresh_lookup_proposes() -> None:
+    params = NgramParams(method="ngram", draft_tokens=4, min_ngram=1)
+    one = subject(toy_lm(), lambda sampler: Ngram(params, Parts(toy_lm(), None, sampler, frozenset())))
+    fidelity = watched(one, new=40)
+    assert list(fidelity.problems()) == []
+    assert fidelity.drafted
+
+
+def test_the_target_drafting_for_itself_is_always_right() -> None:
+    fidelity = watched(with_draft(toy_lm()))
+    assert list(fidelity.problems()) == []
+    assert fidelity.accepted == fidelity.drafted > 0
+
+
+class Rewound(DraftModel):
+    """Takes back one token too many of its cache, and does not feed it again."""
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        super().observe(rows, scored, accepted)
+        for layer in self._cache.slot_layers:
+            for tensor in layer.tensors():
+                tensor[0, :, max(self._cache.lengths[0] - 1, 0)] = 0
+
+
+def test_a_planted_draft_cache_bug_is_seen() -> None:
+    problems = list(watched(with_draft(draft_lm(), Rewound)).problems())
+    assert [one.verdict for one in problems] == [Verdict.DRAFT_DEGRADED]
+    assert "fresh drafter" in problems[0].what
+
+
+def test_planted_self_draft_misses_are_seen() -> None:
+    found = [one.what for one in watched(with_draft(toy_lm(), Rewound)).problems()]
+    assert any("drafting for itself" in what for what in found)
+
+
+NOISE = Noise(0.2, 0.01, 100, {}, 0.1, 3.0)
+HOT = Law(1.5, top_k=20)
+
+
+def test_acceptance_is_what_the_laws_promise() -> None:
+    fidelity = watched(with_draft(draft_lm(), law=HOT, accept="rejection"), new=60, rows=4)
+    assert fidelity.expected > 5
+    assert abs(fidelity.z) < 4
+    assert list(fidelity.problems()) == []
+
+
+def test_planted_over_acceptance_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from specctl.decode.noise import KeyedDraws
+
+    monkeypatch.setattr(KeyedDraws, "accept", lambda self, chance, at: torch.ones_like(chance).bool())
+    fidelity = watched(with_draft(draft_lm(), law=HOT, accept="rejection"), new=60, rows=4)
+    assert fidelity.z > 5
+    assert any("promise" in one.what for one in fidelity.problems())
+
+
+def test_expected_acceptance() -> None:
+    p = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.9, 0.0]])
+    q = torch.tensor([[0.2, 0.8, 0.0], [0.5, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    assert acceptance(p, [1, 0], q) == pytest.approx([0.5, 0.6])
+    assert acceptance(p, [1, 0], None) == pytest.approx([0.3, 0.1])
