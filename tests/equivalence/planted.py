@@ -143,7 +143,7 @@ _LAW = "p = sampler.law.probabilities(scores)"
 _RESIDUAL = "left = (law - q).clamp(min=0)"
 _OBSERVE = "drafters.draft_model:DraftModel.observe"
 _CATCH_UP = "drafters.draft_model:DraftModel._catch_up"
-_LACKING = "lacking = row.ids[self._cache.lengths[slot] :] if active[slot] else row.ids[-1:]"
+_LACKING = "row.ids[self._cache.lengths[slot] :] if active[slot] else row.ids[-1:]"
 _COMMITTED = "self.cache.commit(slot, n)"
 
 
@@ -173,12 +173,12 @@ PLANTS = [
            (_COMMIT, _COMMITTED, "self.cache.commit(slot, max(n - 1, 1))")),
     # Draft cache: greedy output stays right
     _plant("6", "draft cache not cropped", "fidelity", DEGRADED,
-           (_OBSERVE, "min(n, self._fed)", "self._fed"), (_CATCH_UP, _LACKING, "lacking = row.ids[-1:]")),
+           (_OBSERVE, "min(n, self._fed)", "self._fed"), (_CATCH_UP, _LACKING, "row.ids[-1:]")),
     _plant("7", "draft lacks the last accepted token", "fidelity", DEGRADED,
-           (_CATCH_UP, _LACKING, "lacking = row.ids[-1:]")),
+           (_CATCH_UP, _LACKING, "row.ids[-1:]")),
     _plant("8", "draft rewound two too many", "fidelity", DEGRADED,
            (_OBSERVE, "min(n, self._fed)", "max(min(n, self._fed) - 2, 0)"),
-           (_CATCH_UP, _LACKING, "lacking = row.ids[-1:]")),
+           (_CATCH_UP, _LACKING, "row.ids[-1:]")),
     # Accepting
     _plant("9", "bonus dropped on full acceptance", "right", STRUCTURE,
            (_FINISH, "return Ending(len(block), None)", "return Ending(min(len(block), 3), None)")),

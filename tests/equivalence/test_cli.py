@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from fakes import byte_tokenizer, tiny_module
+from fake_tokenizers import byte_tokenizer
+from fakes import tiny_module
 from specctl.cli.main import main
 
 

@@ -65,7 +65,8 @@ class Fidelity:
 
     def compare(self, row: Row, most: int, live: Sequence[int], q: Tensor | None) -> None:
         """One row's draft, and its laws `[k, vocab]`, with what a fresh drafter proposes."""
-        fresh, fresh_q = fresh_draft(self.subject, row, most)
+        # How many it drafts may depend on a drafter's past; which tokens, and whether any, may not.
+        fresh, fresh_q = fresh_draft(self.subject, row, len(live) or most)
         self.compared += 1
         for at in range(max(len(live), len(fresh))):
             pair = [tokens[at] if at < len(tokens) else None for tokens in (live, fresh)]
