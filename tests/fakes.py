@@ -160,7 +160,7 @@ def draft_model(
 
 def ngram(eos: frozenset[int] = frozenset(), **params: Any) -> Ngram:
     parts = Parts(shared_lm(), None, Sampler.keyed(Law()), eos)
-    return Ngram(NgramParams(method="ngram", **params), parts)
+    return Ngram(NgramParams(method="ngram", **{"min_ngram": 1, **params}), parts)
 
 
 def run(

@@ -82,7 +82,7 @@ class NgramParams(_Part):
     draft_tokens: int = Field(default=8, ge=1, le=64, description="most tokens drafted a round")
     max_ngram: int = Field(default=4, ge=1, le=16, description="longest run of tokens looked up first")
     min_ngram: int = Field(
-        default=1, ge=1, le=16, description="shortest run of tokens that counts as a match"
+        default=2, ge=1, le=16, description="shortest run of tokens that counts as a match"
     )
 
 
