@@ -20,7 +20,7 @@ def run(model: Path, *argv: str, stdin: bytes = b"") -> subprocess.CompletedProc
     return subprocess.run(command, input=stdin, capture_output=True, timeout=300, check=False)
 
 
-PROMPT = "Write the numbers from 1 to 20, with commas."
+PROMPT = "Repeat after me, five times: one two three four, one two three four, one two three four"
 
 
 def test_text_json_and_events_tell_one_story_and_drafting_does_not_change_it(
