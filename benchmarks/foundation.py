@@ -147,10 +147,10 @@ def pull(pair: str) -> tuple[Path, Path | None]:
 
 
 def session(pair: str, profile: str, **overrides: Any) -> Any:
-    from specctl import profile as profiles
+    from specctl.profile import override, read
     from specctl.session import open_session
 
-    merged = profiles.merge(profiles.load(profile), {"pair": pair, **overrides})
+    merged = override.merge(read.load(profile), {"pair": pair, **overrides})
     target, draft = pull(pair)
     return open_session(merged, target, draft, target_name=pair, draft_name="draft")
 

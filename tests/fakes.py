@@ -20,7 +20,7 @@ from specctl.drafters.ngram import Ngram
 from specctl.events import Emitted, Event, Finished
 from specctl.models import attention
 from specctl.models.lm import LM
-from specctl.profile import DraftModelParams, NgramParams
+from specctl.profile.drafters import DraftModelParams, NgramParams
 
 # Forwards this small gain nothing from a second thread, and on a busy machine they wait for it.
 torch.set_num_threads(1)

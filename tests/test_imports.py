@@ -53,7 +53,9 @@ def test_errors_come_before_torch(argv: tuple[str, ...]) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("module", ["events", "errors", "paths", "profile", "profile_files", "yaml_file"])
+@pytest.mark.parametrize(
+    "module", ["events", "errors", "paths", "profile.schema", "profile.read", "profile.files"]
+)
 def test_the_vocabulary_imports_neither_torch_nor_an_interface(module: str) -> None:
     found, _ = imported_by(f"import specctl.{module}", ("torch", "transformers", *INTERFACE))
     assert found == []

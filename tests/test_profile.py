@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
-from specctl import paths, profile, profile_files, yaml_file
+from specctl import paths
 from specctl.errors import ExitCode, ProfileError, RequestError
-from specctl.profile_files import Found
+from specctl.profile import drafters, files, override, read, schema, yaml_file
+from specctl.profile.files import Found
 
 HEAD = "schema: 1\nabout: a test\npair: smollm2-135m\n"
 PLAIN = HEAD + "drafter: {method: none}\n"
@@ -30,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def problems(folder: Path, text: str | bytes) -> list[str]:
     path = folder / "x.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    found = profile.check(Found("x", "path", path, False))
+    found = read.check(Found("x", "path", path, False))
     return [line.removeprefix(f"{path}:") for line in found]
 
 
@@ -242,7 +244,7 @@ def test_words_and_numbers_follow_yaml_1_2() -> None:
 
 
 def test_the_reader_agrees_with_pyyaml_where_both_may_read() -> None:
-    for found in profile.list_profiles():
+    for found in files.list_profiles():
         text = found.path.read_text(encoding="utf-8")
         assert yaml_file.parse(text).value == yaml.safe_load(text)
 
@@ -251,17 +253,17 @@ def test_the_nearest_profile_of_a_name_wins(folder: Path) -> None:
     for place in (paths.user_profiles_dir(), folder / "profiles"):
         place.mkdir(parents=True)
         (place / "plain.yaml").write_text(PLAIN.replace("a test", place.name + place.parent.name))
-    assert profile.load("plain").about == "profileswork"
-    sources = [(one.source, one.shadowed) for one in profile.list_profiles() if one.name == "plain"]
+    assert read.load("plain").about == "profileswork"
+    sources = [(one.source, one.shadowed) for one in files.list_profiles() if one.name == "plain"]
     assert sources == [("project", False), ("user", True), ("shipped", True)]
     (folder / "profiles" / "plain.yaml").unlink()
-    assert profile.load("plain").about == "profilesconfig"
-    assert profile.load(str(paths.shipped_profiles_dir() / "plain.yaml")).about.startswith("plain decoding")
+    assert read.load("plain").about == "profilesconfig"
+    assert read.load(str(paths.shipped_profiles_dir() / "plain.yaml")).about.startswith("plain decoding")
 
 
 def test_unknown_profiles_suggest_the_nearest(folder: Path) -> None:
     with pytest.raises(ProfileError, match="no profile `ngrm`") as caught:
-        profile.load("ngrm")
+        read.load("ngrm")
     assert caught.value.exit_code is ExitCode.REQUEST
     assert "did you mean `ngram`?" in (caught.value.hint or "")
 
@@ -272,51 +274,56 @@ NAMES = ["", "-x", "A", "a b", "a\0", "a\n", "é", "con", "nul.x", "a" * 65, "\u
 @pytest.mark.parametrize("name", NAMES)
 def test_impossible_names_are_refused(folder: Path, name: str) -> None:
     with pytest.raises(ProfileError, match="cannot be a profile's name"):
-        profile.load(name)
+        read.load(name)
 
 
 @pytest.mark.parametrize("name", ["a", "0", "a.b-c_d", "a" * 64, "console"])
 def test_possible_names_are_looked_for(folder: Path, name: str) -> None:
     with pytest.raises(ProfileError, match="no profile"):
-        profile.load(name)
+        read.load(name)
 
 
 def test_files_with_other_names_are_not_listed(folder: Path) -> None:
     paths.user_profiles_dir().mkdir(parents=True)
     for name in ("Bad Name.yaml", "good.yaml", "notes.txt"):
         (paths.user_profiles_dir() / name).write_text(PLAIN)
-    assert [one.name for one in profile.list_profiles() if one.source == "user"] == ["good"]
+    assert [one.name for one in files.list_profiles() if one.source == "user"] == ["good"]
 
 
 @pytest.mark.parametrize("where", ["./none.yaml", "folder.yaml", "../../../../etc/nothing.yaml"])
 def test_a_path_that_is_no_file_is_a_request_error(folder: Path, where: str) -> None:
     (folder / "folder.yaml").mkdir()
     with pytest.raises(ProfileError, match=r"no file|not a file"):
-        profile.load(where)
+        read.load(where)
 
 
 class TestMerge:
-    base = profile.Profile(
-        schema=1, about="x", pair="qwen2.5-coder-1.5b", drafter=profile.NgramParams(method="ngram"), name="x"
+    base = schema.Profile(
+        schema=1, about="x", pair="qwen2.5-coder-1.5b", drafter=drafters.NgramParams(method="ngram"), name="x"
     )
 
     def test_nothing_typed_changes_nothing(self) -> None:
-        assert profile.merge(self.base, {}) is self.base
+        assert override.merge(self.base, {}) is self.base
 
     def test_typed_values_win_and_the_rest_stays(self) -> None:
         typed = {"sampling.temperature": 0.5, "sampling.top_k": 0, "drafter.draft_tokens": 3, "stop": ["x"]}
-        merged = profile.merge(self.base, typed)
-        assert merged.sampling == profile.Sampling(temperature=0.5)
-        assert merged.drafter == profile.NgramParams(method="ngram", draft_tokens=3)
+        merged = override.merge(self.base, typed)
+        assert merged.sampling == schema.Sampling(temperature=0.5)
+        assert merged.drafter == drafters.NgramParams(method="ngram", draft_tokens=3)
         assert (merged.stop, merged.name, merged.pair) == (["x"], "x", self.base.pair)
 
     def test_a_typed_target_replaces_the_pair(self) -> None:
-        merged = profile.merge(self.base, {"target": "a/b"})
+        merged = override.merge(self.base, {"target": "a/b"})
         assert (merged.pair, merged.target, merged.draft) == (None, "a/b", None)
 
+    def test_a_lone_model_is_a_block_with_that_model(self) -> None:
+        merged = override.merge(self.base, {"draft": "a/b"})
+        block = override.merge(self.base, {"draft": {"model": "a/b"}})
+        assert merged.draft == block.draft == schema.DraftSource(model="a/b")
+
     def test_a_typed_draft_chooses_the_draft_model_method(self) -> None:
-        merged = profile.merge(self.base, {"draft": "a/b", "drafter.draft_tokens": 7})
-        assert merged.drafter == profile.DraftModelParams(method="draft-model", draft_tokens=7)
+        merged = override.merge(self.base, {"draft": "a/b", "drafter.draft_tokens": 7})
+        assert merged.drafter == drafters.DraftModelParams(method="draft-model", draft_tokens=7)
         assert merged.pair == self.base.pair
 
     @pytest.mark.parametrize(
@@ -333,20 +340,20 @@ class TestMerge:
     )
     def test_a_wrong_option_is_named_as_an_option(self, typed: dict[str, object], message: str) -> None:
         with pytest.raises(RequestError) as caught:
-            profile.merge(self.base, typed)
+            override.merge(self.base, typed)
         assert caught.value.message == message
 
     def test_draft_tokens_need_a_method_that_drafts(self) -> None:
-        plain = profile.merge(self.base, {})
-        plain = plain.model_copy(update={"drafter": profile.NoneParams(method="none")})
+        plain = override.merge(self.base, {})
+        plain = plain.model_copy(update={"drafter": drafters.NoneParams(method="none")})
         with pytest.raises(RequestError, match="of no use to method `none`"):
-            profile.merge(plain, {"drafter.draft_tokens": 2})
+            override.merge(plain, {"drafter.draft_tokens": 2})
 
     def test_origins_say_who_set_a_value(self) -> None:
         typed = {"sampling.seed": 4}
         found = {
             field: (value, origin)
-            for field, value, origin in profile.origins(self.base, profile.merge(self.base, typed), typed)
+            for field, value, origin in override.origins(self.base, override.merge(self.base, typed), typed)
         }
         assert found["sampling.seed"] == (4, "typed")
         assert found["pair"] == (self.base.pair, "profile x")
@@ -355,38 +362,44 @@ class TestMerge:
 
 class TestShipped:
     def test_every_shipped_profile_is_right_and_deterministic(self, folder: Path) -> None:
-        shipped = profile.list_profiles()
+        shipped = files.list_profiles()
         assert [one.name for one in shipped] == ["default", "draft-model", "ngram", "plain"]
         for one in shipped:
-            loaded = profile.load(one.name)
+            loaded = read.load(one.name)
             assert (loaded.sampling.temperature, loaded.sampling.seed) == (0, 0)
-            assert profile_files.about(one.path) == loaded.about != ""
+            assert files.about(one.path) == loaded.about != ""
 
     def test_the_default_profile_runs_the_default_pair(self, folder: Path) -> None:
         from specctl.store import registry
 
-        assert profile.load("default").pair == registry.default_pair()
+        assert read.load("default").pair == registry.default_pair()
 
     def test_the_json_schema_is_the_generated_one(self) -> None:
         path = paths.shipped_profiles_dir() / "profile.schema.json"
-        assert path.read_text(encoding="utf-8") == profile.schema_text(), (
+        assert path.read_text(encoding="utf-8") == schema.schema_text(), (
             "run `python -m specctl.profile profiles/profile.schema.json`"
         )
 
     def test_editors_find_the_schema(self) -> None:
-        for one in profile.list_profiles():
+        for one in files.list_profiles():
             first = one.path.read_text(encoding="utf-8").splitlines()[0]
             assert first == "# yaml-language-server: $schema=profile.schema.json"
 
     def test_the_schema_has_what_a_file_may_hold(self) -> None:
-        schema = json.loads(profile.schema_text())
-        assert "name" not in schema["properties"]
-        assert set(schema["required"]) == {"schema", "about", "drafter"}
-        assert not schema["additionalProperties"]
+        generated = json.loads(schema.schema_text())
+        assert "name" not in generated["properties"]
+        assert set(generated["required"]) == {"schema", "about", "drafter"}
+        assert not generated["additionalProperties"]
 
     def test_the_docs_explain_every_field_with_its_default(self) -> None:
         text = (Path(__file__).parents[1] / "docs" / "profiles.md").read_text(encoding="utf-8")
-        models = (profile.Profile, profile.Sampling, profile.DraftModelParams, profile.NgramParams)
+        models = (
+            schema.Profile,
+            schema.DraftSource,
+            schema.Sampling,
+            drafters.DraftModelParams,
+            drafters.NgramParams,
+        )
         for model in models:
             for name, field in model.model_fields.items():
                 if name in ("name", "method"):

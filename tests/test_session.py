@@ -20,7 +20,7 @@ from specctl.decode.text import final_text
 from specctl.errors import MachineError, ModelFileError, RequestError
 from specctl.events import Emitted, Event, Finished, Started, Timed, Verified
 from specctl.models.load import load, load_tokenizer
-from specctl.profile import Profile
+from specctl.profile.schema import Profile
 from specctl.session import Request, Session, open_session
 
 TOKENIZER = byte_tokenizer(["the ", "sky", " is ", "blue"])

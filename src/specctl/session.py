@@ -10,7 +10,7 @@ from typing import Any
 
 from specctl import __version__
 from specctl.decode.accept import ACCEPTORS
-from specctl.decode.draft import Parts, Request, build_drafter
+from specctl.decode.draft import Drafter, Parts, Request, build_drafter
 from specctl.decode.loop import Rules, decode
 from specctl.decode.prompt import encode_chat, encode_raw
 from specctl.decode.sampling import Law, Sampler
@@ -21,7 +21,7 @@ from specctl.events import Event, Started
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
-from specctl.profile import Profile
+from specctl.profile.schema import Profile
 
 __all__ = ["Request", "Session", "SessionInfo", "open_session"]
 
@@ -76,17 +76,8 @@ class Session:
 
         The first one is `Started`.
         """
-        profile = self.profile
-        sampling = profile.sampling
-        law = Law(
-            sampling.temperature,
-            sampling.top_k,
-            sampling.top_p,
-            sampling.min_p,
-            sampling.repetition_penalty,
-        )
-        sampler = Sampler.keyed(law, coupled=self.info.accept == "coupled")
-        drafter = build_drafter(profile.drafter, Parts(self.target, self.draft, sampler, self.eos))
+        sampler = self.sampler()
+        drafter = self.drafter(sampler)
         longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
         target = Target(
             self.target,
@@ -94,17 +85,30 @@ class Session:
             capacity=min(longest, self.target.context_length) + 1,
             captures=drafter.needs,
         )
-        rules = Rules(
+        rules = self.rules(sampler, batch_size)
+        yield self._started(len(requests))
+        yield from annotate(
+            decode(target, drafter, requests, rules, cancelled=cancelled), self.tokenizer, requests
+        )
+
+    def sampler(self) -> Sampler:
+        """The profile's law of the next token, with keyed noise."""
+        wish = self.profile.sampling
+        law = Law(wish.temperature, wish.top_k, wish.top_p, wish.min_p, wish.repetition_penalty)
+        return Sampler.keyed(law, coupled=self.info.accept == "coupled")
+
+    def drafter(self, sampler: Sampler) -> Drafter:
+        """The profile's drafter with empty caches."""
+        return build_drafter(self.profile.drafter, Parts(self.target, self.draft, sampler, self.eos))
+
+    def rules(self, sampler: Sampler, batch_size: int = 1) -> Rules:
+        return Rules(
             accept=ACCEPTORS[self.info.accept],
             sampler=sampler,
             eos=self.eos,
             context_length=self.target.context_length,
             render=lambda tokens: render(self.tokenizer, tokens),
             batch_size=batch_size,
-        )
-        yield self._started(len(requests))
-        yield from annotate(
-            decode(target, drafter, requests, rules, cancelled=cancelled), self.tokenizer, requests
         )
 
     def _started(self, rows: int) -> Started:
@@ -135,7 +139,7 @@ def open_session(
 ) -> Session:
     """Load the models and settle numerics. Raises the errors of `models/load.py`."""
     native = profile.numerics == "native"
-    uses_draft = profile.drafter.method == "draft-model"
+    uses_draft = profile.drafter.uses_draft
     target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
     draft = None
     if uses_draft and draft_dir is not None:

@@ -17,7 +17,7 @@ from specctl.cli import answer
 from specctl.cli.choice import Choice
 from specctl.cli.interrupt import Interrupt
 from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Started, Timed, Verified
-from specctl.profile import Profile
+from specctl.profile.schema import Profile
 
 Round = tuple[Sequence[str], int, str]  # drafted pieces, how many were accepted, the target's own piece
 

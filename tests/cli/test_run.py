@@ -18,7 +18,7 @@ from cli_harness import Cli
 from specctl.cli import answer, prompts
 from specctl.errors import ExitCode
 from specctl.events import from_json
-from specctl.profile import Profile
+from specctl.profile.schema import Profile
 
 FIGURES = "6 tokens · 20.0 tokens/s · 3 rounds · accepted 3 of 5 · mean acceptance length 2.00\n"
 SCRIPT = Path(__file__).with_name("cli_scenes.py")
@@ -246,10 +246,10 @@ class TestPrompt:
         assert profile.drafter.model_dump()["draft_tokens"] == 3
 
     def test_nothing_typed_leaves_the_profile_alone(self, cli: Cli, asked: list[tuple[str, Profile]]) -> None:
-        from specctl import profile
+        from specctl.profile import read
 
         assert cli("run", "Hello", "-p", "ngram").code == 0
-        assert asked[0][1] == profile.load("ngram")
+        assert asked[0][1] == read.load("ngram")
 
     def test_text_is_checked_for_what_tokenizers_take(self) -> None:
         prompts.require_text("x", "naïve 漢字")

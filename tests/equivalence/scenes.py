@@ -35,7 +35,7 @@ from specctl.equivalence.subject import Subject
 from specctl.equivalence.verify import _vacuous
 from specctl.events import Emitted
 from specctl.models.lm import LM
-from specctl.profile import DraftModelParams
+from specctl.profile.drafters import DraftModelParams
 
 K = 3
 HOT = Law(temperature=3.0, top_k=12)

@@ -12,7 +12,7 @@ from fakes import ask
 from specctl.decode.draft import _REGISTRY, Drafter, Parts, build_drafter
 from specctl.decode.sampling import Law, Sampler
 from specctl.equivalence.report import Verdict
-from specctl.profile import Drafter as DrafterParams
+from specctl.profile.drafters import Drafter as DrafterParams
 
 
 def params(method: str) -> Any:

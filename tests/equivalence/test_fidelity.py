@@ -20,7 +20,7 @@ from specctl.equivalence.report import Verdict
 from specctl.equivalence.subject import Subject
 from specctl.equivalence.verify import Watchers, verify_greedy
 from specctl.models.lm import LM
-from specctl.profile import DraftModelParams, NgramParams
+from specctl.profile.drafters import DraftModelParams, NgramParams
 
 
 def draft_lm() -> LM:

@@ -12,7 +12,7 @@ from specctl.cli.interrupt import Interrupt
 from specctl.cli.memory import out_of_memory
 from specctl.cli.status import StatusLine
 from specctl.events import Event
-from specctl.profile import Profile
+from specctl.profile.schema import Profile
 
 
 @dataclass(frozen=True, slots=True)

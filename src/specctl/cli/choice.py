@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from specctl.errors import PairError, RequestError
-from specctl.profile import DraftModelParams, Profile
+from specctl.profile.schema import Profile
 from specctl.store import fetch
 from specctl.store.registry import Model
 
@@ -27,11 +27,12 @@ def choose(profile: Profile) -> Choice:
     """Raises RequestError for a name nobody knows, PairError for a pair without the draft it needs."""
     pair = fetch.resolve(profile.pair or profile.target or "")
     draft = None
-    if isinstance(profile.drafter, DraftModelParams):
-        draft = fetch.resolve(profile.draft).target if profile.draft else pair.draft
+    if profile.drafter.uses_draft:
+        named = profile.draft.model if profile.draft else None
+        draft = fetch.resolve(named).target if named else pair.draft
         if draft is None:
             raise PairError(
-                f"pair `{profile.pair}` has no draft model, and method `draft-model` needs one",
+                f"pair `{profile.pair}` has no draft model, and method `{profile.drafter.method}` needs one",
                 hint="give --draft, or a profile with another method, such as `ngram`",
             )
     return Choice(profile.pair, pair.target, draft)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from specctl.cli.choice import Choice
 from specctl.errors import MachineError
-from specctl.profile import Profile
+from specctl.profile.schema import Profile
 
 
 @contextmanager

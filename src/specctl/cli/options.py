@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from specctl import profile_files
+from specctl.profile import files
 
 
 def complete_profile(incomplete: str) -> list[str]:
-    return sorted({one.name for one in profile_files.list_profiles() if one.name.startswith(incomplete)})
+    return sorted({one.name for one in files.list_profiles() if one.name.startswith(incomplete)})
 
 
 def complete_pair(incomplete: str) -> list[str]:

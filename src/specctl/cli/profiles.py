@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 
-from specctl import paths, profile_files
+from specctl import paths
 from specctl.cli import console
 from specctl.cli.options import Json, complete_profile
 from specctl.errors import ExitCode, MachineError, RequestError
+from specctl.profile import files
 
 app = typer.Typer(
     name="profiles",
@@ -33,7 +34,7 @@ def _profiles(ctx: typer.Context) -> None:
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """Every profile, where it comes from and what it is for."""
-    found = [(one, profile_files.about(one.path)) for one in profile_files.list_profiles()]
+    found = [(one, files.about(one.path)) for one in files.list_profiles()]
     if as_json:
         rows = [
             {
@@ -61,10 +62,11 @@ def show(name: Name, as_json: Json = False) -> None:
     """The values in force: what the file says, and the defaults for the rest."""
     import yaml
 
-    from specctl import profile
+    from specctl.profile import read
+    from specctl.profile.schema import effective
 
-    found = profile_files.find(name)
-    values = profile.effective(profile.load(name))
+    found = files.find(name)
+    values = effective(read.load(name))
     if as_json:
         console.document({"name": found.name, "source": found.source, "path": str(found.path), **values})
         return
@@ -80,8 +82,8 @@ def copy(
     force: Annotated[bool, typer.Option("--force", help="Replace a profile that is there.")] = False,
 ) -> None:
     """Copy a profile to your own folder, to be edited; prints its path."""
-    found = profile_files.find(name)
-    profile_files.require_name(new_name or found.name)
+    found = files.find(name)
+    files.require_name(new_name or found.name)
     to = paths.user_profiles_dir() / f"{new_name or found.name}.yaml"
     if to.exists() and not force:
         raise RequestError(f"`{to}` exists", hint="give another name, or --force to replace it")
@@ -120,18 +122,18 @@ def check(
     ] = None,
 ) -> None:
     """Every problem with its file and line; exit code 1 if there is one."""
-    from specctl import profile
     from specctl.cli import choice
+    from specctl.profile import read
 
     if names:
-        found = [profile_files.find(name) for name in names]
+        found = [files.find(name) for name in names]
     else:
-        found = profile_files.list_profiles()
+        found = files.list_profiles()
     bad = False
     for one in found:
-        problems = profile.check(one)
+        problems = read.check(one)
         if not problems:
-            problems = [f"{one.path}: {what}" for what in choice.problems(profile.load(str(one.path)))]
+            problems = [f"{one.path}: {what}" for what in choice.problems(read.load(str(one.path)))]
         bad = bad or bool(problems)
         for problem in problems:
             console.line(problem)
@@ -146,4 +148,4 @@ def path(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", autocompletion=complete_profile)] = None,
 ) -> None:
     """The file of a profile; without a name, the folder your own profiles are in."""
-    console.line(str(profile_files.find(name).path if name else paths.user_profiles_dir()))
+    console.line(str(files.find(name).path if name else paths.user_profiles_dir()))

@@ -9,7 +9,7 @@ from specctl.cli import console
 from specctl.cli.choice import Choice
 from specctl.cli.progress import progress, size
 from specctl.errors import MissingError
-from specctl.profile import Profile
+from specctl.profile.schema import Profile
 from specctl.store import fetch, hub, pair, screen
 from specctl.store.registry import HubSource, IndexSource, Model
 

@@ -11,7 +11,7 @@ from specctl.cli import console, options
 from specctl.errors import ExitCode, RequestError
 
 if TYPE_CHECKING:
-    from specctl.profile import Profile
+    from specctl.profile.schema import Profile
 
 EXAMPLES = """Examples:
 
@@ -74,15 +74,15 @@ def run(
 
 def _settings(ctx: typer.Context, name: str, *, verbose: bool) -> Profile:
     """The profile with what was typed on top."""
-    from specctl import profile as profiles
     from specctl.cli import prompts
+    from specctl.profile import override, read
 
     typed = options.typed(ctx)
     for text in (*typed.get("stop", ()), typed.get("system", "")):
         prompts.require_text("an option", text)
-    base = profiles.load(name)
-    settings = profiles.merge(base, typed)
+    base = read.load(name)
+    settings = override.merge(base, typed)
     if verbose:
-        for field, value, origin in profiles.origins(base, settings, typed):
+        for field, value, origin in override.origins(base, settings, typed):
             console.note(f"{field} = {json.dumps(value, ensure_ascii=False)}  [{origin}]")
     return settings

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from specctl.equivalence.report import Report, SequenceReport
     from specctl.equivalence.suite import Prompt
     from specctl.equivalence.verify import Options
-    from specctl.profile import Profile
+    from specctl.profile.schema import Profile
 
 EXAMPLES = """Examples:
 
@@ -109,19 +109,19 @@ def verify_equivalence(
 
 def _profiles(ctx: typer.Context, name: str, every: bool) -> tuple[list[Profile], dict[str, str]]:
     """What was typed goes on top of each. Of all profiles, those it does not suit are left out, with the reason."""
-    from specctl import profile as profiles
     from specctl.cli import choice
+    from specctl.profile import files, override, read
 
     typed = options.typed(ctx)
     if not every:
-        return [profiles.merge(profiles.load(name), typed)], {}
+        return [override.merge(read.load(name), typed)], {}
     found: list[Profile] = []
     skipped: dict[str, str] = {}
-    for one in profiles.list_profiles():
+    for one in files.list_profiles():
         if one.shadowed:
             continue
         try:
-            profile = profiles.merge(profiles.load(one.name), typed)
+            profile = override.merge(read.load(one.name), typed)
             choice.choose(profile)
             found.append(profile)
         except RequestError as error:
@@ -164,10 +164,10 @@ def _replay(path: Path, *, offline: bool, unasked: bool, quiet: bool) -> Report:
     """Raises RequestError for a file that is no case."""
     import json
 
-    from specctl import profile as profiles
     from specctl.cli import choice, log, ready
     from specctl.equivalence.case import verify_case
     from specctl.equivalence.tape import Tape
+    from specctl.profile import override
 
     try:
         tape = Tape.from_json(json.loads(path.read_bytes()))
@@ -175,7 +175,7 @@ def _replay(path: Path, *, offline: bool, unasked: bool, quiet: bool) -> Report:
         raise RequestError(
             f"cannot read a case from `{path}`", hint="give a file this command has written"
         ) from None
-    profile = profiles.recorded({**tape.profile, "drafter": {"method": "none"}, "draft": None}, "replay")
+    profile = override.recorded({**tape.profile, "drafter": {"method": "none"}, "draft": None}, "replay")
     chosen = choice.choose(profile)
     folders = ready.find_or_fetch(chosen, offline=offline, unasked=unasked, quiet=quiet)
     log.library_noise_to_file()

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
 from specctl.models.lm import LM
-from specctl.profile import DraftModelParams
+from specctl.profile.drafters import DraftModelParams
 
 _CATCH_UP = 8
 """Committed tokens the draft lacks are fed with the round's first step; more than these are prefilled apart."""

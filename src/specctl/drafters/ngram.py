@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
-from specctl.profile import NgramParams
+from specctl.profile.drafters import NgramParams
 
 
 class Ngram:

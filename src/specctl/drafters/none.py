@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
-from specctl.profile import NoneParams
+from specctl.profile.drafters import NoneParams
 
 
 class NoDrafter:

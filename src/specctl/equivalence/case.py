@@ -15,7 +15,7 @@ from specctl.equivalence.rescore import Rescorer
 from specctl.equivalence.shrink import shrink
 from specctl.equivalence.subject import Subject, from_session
 from specctl.equivalence.tape import Recorder, Tape, replay
-from specctl.profile import effective
+from specctl.profile.schema import effective
 from specctl.session import Session
 
 

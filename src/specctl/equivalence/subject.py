@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from specctl.decode.accept import ACCEPTORS
-from specctl.decode.draft import Drafter, Parts, build_drafter
+from specctl.decode.draft import Drafter
 from specctl.decode.loop import Rules
-from specctl.decode.sampling import Law, Sampler
+from specctl.decode.sampling import Sampler
 from specctl.decode.target import Target
-from specctl.decode.text import render
 from specctl.models.lm import LM
 from specctl.session import Session
 
@@ -43,38 +41,20 @@ class Subject:
 
 def from_session(session: Session) -> Subject:
     """The parts a session would decode with, by its profile."""
-    profile, sampling = session.profile, session.profile.sampling
-    law = Law(
-        sampling.temperature,
-        sampling.top_k,
-        sampling.top_p,
-        sampling.min_p,
-        sampling.repetition_penalty,
-    )
-    sampler = Sampler.keyed(law, coupled=session.info.accept == "coupled")
-
-    def make_drafter(sampler: Sampler) -> Drafter:
-        return build_drafter(profile.drafter, Parts(session.target, session.draft, sampler, session.eos))
+    sampler = session.sampler()
 
     def make_target(slots: int, capacity: int) -> Target:
-        needs = make_drafter(sampler).needs
+        needs = session.drafter(sampler).needs
         return Target(session.target, slots=slots, capacity=capacity, captures=needs)
 
-    rules = Rules(
-        accept=ACCEPTORS[session.info.accept],
-        sampler=sampler,
-        eos=session.eos,
-        context_length=session.target.context_length,
-        render=lambda tokens: render(session.tokenizer, tokens),
-    )
     return Subject(
         session.target,
         make_target,
-        make_drafter,
-        rules,
+        session.drafter,
+        session.rules(sampler),
         session.info.target,
         session.info.numerics,
-        drafts=profile.drafter.method != "none",
+        drafts=session.profile.drafter.method != "none",
         draft=session.draft,
         tokenizer=session.tokenizer,
     )

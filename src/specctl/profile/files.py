@@ -72,7 +72,7 @@ def require_name(name: str) -> None:
 
 def about(path: Path) -> str:
     """The profile's own one-line description; empty if the file is unreadable or has none."""
-    from specctl import yaml_file
+    from specctl.profile import yaml_file
 
     try:
         value = yaml_file.read(path).value

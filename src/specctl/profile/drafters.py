@@ -1,0 +1,52 @@
+"""The settings of each method: what a profile's `drafter:` block may hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Part(BaseModel):
+    # Strict: `yes`, `010` and quoted numbers are refused instead of guessed at.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Method(Part):
+    """What every method's settings have. `uses_draft`: it needs a model besides the target."""
+
+    uses_draft: ClassVar[bool] = False
+
+
+class NoneParams(Method):
+    """Plain decoding: one token a round, nothing drafted."""
+
+    method: Literal["none"]
+
+
+class DraftModelParams(Method):
+    """A small model of the same family drafts; needs a pair with a draft, or `draft`."""
+
+    uses_draft: ClassVar[bool] = True
+    method: Literal["draft-model"]
+    draft_tokens: int = Field(default=5, ge=1, le=64, description="most tokens drafted a round")
+    min_confidence: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="stop drafting after a token the draft model finds less likely than this",
+    )
+
+
+class NgramParams(Method):
+    """Looks the last few tokens up in the prompt and the answer so far; needs no second model."""
+
+    method: Literal["ngram"]
+    draft_tokens: int = Field(default=8, ge=1, le=64, description="most tokens drafted a round")
+    max_ngram: int = Field(default=4, ge=1, le=16, description="longest run of tokens looked up first")
+    min_ngram: int = Field(
+        default=2, ge=1, le=16, description="shortest run of tokens that counts as a match"
+    )
+
+
+Drafter = Annotated[NoneParams | DraftModelParams | NgramParams, Field(discriminator="method")]
