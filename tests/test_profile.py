@@ -393,14 +393,8 @@ class TestShipped:
 
     def test_the_docs_explain_every_field_with_its_default(self) -> None:
         text = (Path(__file__).parents[1] / "docs" / "profiles.md").read_text(encoding="utf-8")
-        models = (
-            schema.Profile,
-            schema.DraftSource,
-            schema.Sampling,
-            drafters.DraftModelParams,
-            drafters.NgramParams,
-        )
-        for model in models:
+        methods = get_args(get_args(drafters.Drafter)[0])
+        for model in (schema.Profile, schema.DraftSource, schema.Sampling, *methods):
             for name, field in model.model_fields.items():
                 if name in ("name", "method"):
                     continue
