@@ -18,6 +18,7 @@ from specctl.decode.target import Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Event, Started
+from specctl.models import trimmed
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
@@ -128,6 +129,7 @@ class Session:
             rows=rows,
             settings={
                 "drafter": profile.drafter.model_dump(),
+                "draft": profile.draft.model_dump() if profile.draft else None,
                 "sampling": profile.sampling.model_dump(),
                 "max_new_tokens": profile.max_new_tokens,
             },
@@ -146,6 +148,9 @@ def open_session(
         draft = load(
             draft_dir, name=draft_name or "draft", dtype=profile.dtype, device=profile.device, native=native
         )
+        if profile.draft is not None and profile.draft.trim is not None:
+            head = trimmed.read(Path(profile.draft.trim), draft, draft_dir, target.vocab_size)
+            draft = trimmed.trimmed(draft, head)
     note = None if native else _settle_numerics(target, draft)
     info = SessionInfo(
         target=target_name,

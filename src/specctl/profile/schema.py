@@ -54,6 +54,9 @@ class DraftSource(Part):
     """The model that drafts. In a file, a lone MODEL stands for `{model: MODEL}`."""
 
     model: Spec | None = Field(default=None, description="like `target`; null: the pair's own draft")
+    trim: Spec | None = Field(
+        default=None, description="folder of `specctl trim`: draft with the kept part of the vocabulary only"
+    )
 
     @model_validator(mode="wrap")
     @classmethod
