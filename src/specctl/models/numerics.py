@@ -51,7 +51,7 @@ def holds(lm: LM, floor: int) -> bool:
     for context, shapes in _PROBES:
         n_rows, n_columns = (max(sizes) for sizes in zip(*shapes, strict=True))
         ids = _probe_ids(lm.vocab_size, n_columns)
-        cache = _filled_cache(probe, [context, context - 5, 2 * context][:n_rows], n_columns + floor)
+        cache = filled_cache(probe, [context, context - 5, 2 * context][:n_rows], n_columns + floor)
         alone = [
             probe.forward(cache, [[token]], range(1), offset=offset)[0, 0] for offset, token in enumerate(ids)
         ]
@@ -62,7 +62,7 @@ def holds(lm: LM, floor: int) -> bool:
     return True
 
 
-def _filled_cache(lm: LM, lengths: list[int], room: int) -> SlotCache:
+def filled_cache(lm: LM, lengths: list[int], room: int) -> SlotCache:
     """Rows of these lengths whose keys and values are noise: as good as a prefill here, and much faster."""
     cache = lm.new_cache()
     cache.reserve(len(lengths), max(lengths) + room)
