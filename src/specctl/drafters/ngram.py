@@ -49,6 +49,10 @@ class Ngram:
                 longest = self._longest[slot] * 4 if n == drafted else self._longest[slot] // 2
                 self._longest[slot] = min(max(longest, 2), self._params.draft_tokens)
 
+    def swap(self, one: int, other: int) -> None:
+        self._seen[one], self._seen[other] = self._seen[other], self._seen[one]
+        self._longest[one], self._longest[other] = self._longest[other], self._longest[one]
+
     def drop(self, slot: int) -> None:
         self._seen[slot] = self._seen[-1]
         self._longest[slot] = self._longest[-1]
