@@ -11,7 +11,6 @@ from jinja2 import TemplateError
 
 from specctl.errors import RequestError
 
-
 Message = dict[str, str]
 """`role` and `content`."""
 

@@ -30,7 +30,7 @@ class Exspec:
         return self.slots - live
 
     def pick(self, rows: Sequence[Row], widths: Sequence[int]) -> Sequence[int]:
-        """The full group with the longest waiting row; else those that have waited longest, whatever their width."""
+        """The full group with the longest waiting row; else those that have waited longest, of any width."""
         self._round += 1
         served = {row.index: self._served.get(row.index, self._round - 1) for row in rows}
         by_age = sorted(range(len(rows)), key=lambda slot: (served[rows[slot].index], rows[slot].index))
