@@ -1,4 +1,4 @@
-"""A model without weights: the next token is a hash of the tokens it can see, and the cache must show it the right ones.
+"""A model without weights: its next token is a hash of the tokens it sees, and it checks that these are the right ones.
 
 Cache, window, masks and positions are the real ones; keys hold (token, position). On every read it is asserted that
 a query sees exactly its row's tokens, each at its place. So a fault of alignment is found where it happens.
@@ -75,7 +75,9 @@ class SymbolicLM:
         assert torch.equal(keys, values), "keys and values were not moved together"
         self.padded_reads += any(window.pads)
         logits = torch.zeros(len(tokens), q, VOCAB, dtype=torch.float64)
-        for b, (held, visible) in enumerate(zip(keys[:, 0].tolist(), (mask[:, 0] == 0).tolist(), strict=True)):
+        for b, (held, visible) in enumerate(
+            zip(keys[:, 0].tolist(), (mask[:, 0] == 0).tolist(), strict=True)
+        ):
             known = self.expected[b]
             for column in range(q):
                 seen = [tuple(entry) for entry, shown in zip(held, visible[column], strict=True) if shown]
@@ -95,9 +97,7 @@ class SymbolicTarget(Target):
 
     def score(self, rows: Sequence[Row], draft: Draft) -> Scored:
         width = draft.longest
-        self.lm.expected = [
-            row.ids + tokens for row, tokens in zip(rows, draft.padded(width), strict=True)
-        ]
+        self.lm.expected = [row.ids + tokens for row, tokens in zip(rows, draft.padded(width), strict=True)]
         return super().score(rows, draft)
 
 
