@@ -52,6 +52,10 @@ class Ngram:
         for odds, (size, drafted), n in zip(self._odds, self._matched, accepted, strict=True):
             odds.count(size, drafted, n)
 
+    def swap(self, one: int, other: int) -> None:
+        self._seen[one], self._seen[other] = self._seen[other], self._seen[one]
+        self._longest[one], self._longest[other] = self._longest[other], self._longest[one]
+
     def drop(self, slot: int) -> None:
         self._seen[slot] = self._seen[-1]
         self._odds[slot] = self._odds[-1]
