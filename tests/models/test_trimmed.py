@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,12 @@ EOS = 2
 WARM = Law(0.8, top_k=20, top_p=0.9, min_p=0.01, repetition_penalty=1.1)
 
 
-def kept(lm: LM, ids: Sequence[int]) -> LM:
-    return trimmed.trimmed(lm, trimmed.cut(lm, torch.tensor(sorted(ids))))
+def kept(lm: LM, ids: Collection[int]) -> LM:
+    return trimmed.trimmed(lm, cut(lm, torch.tensor(sorted(ids))))
+
+
+def cut(lm: LM, ids: Tensor) -> trimmed.Head:
+    return trimmed.Head(ids, lm.module.lm_head.weight.detach()[ids])  # type: ignore[union-attr, index]
 
 
 def drafts(draft: LM, law: Law, accept: str, batch_size: int = 2) -> tuple[list[list[int]], list[list[int]]]:
@@ -102,7 +107,7 @@ def test_greedy_acceptance_of_a_self_draft_is_coverage() -> None:
     _, _, events = run(shared_lm(), drafter, ask(5, 24))
     done = [0] * 5
     outcomes = []
-    for verdict, emitted in zip(events, events[1:], strict=False):
+    for verdict, emitted in pairwise(events):
         if verdict.kind == "verified":
             assert emitted.kind == "emitted"
             if verdict.drafted:
@@ -133,7 +138,7 @@ def test_logits_are_those_of_the_whole_head(kind: str) -> None:
     """Soft caps and scalings behind the head included; the source keeps its own head, views included."""
     whole = tiny_lm(kind)
     ids = torch.tensor([1, 2, 5, 40])
-    few = trimmed.trimmed(whole, trimmed.cut(whole, ids))
+    few = trimmed.trimmed(whole, cut(whole, ids))
     for lm, columns in ((whole, slice(None)), (few, ids)):
         slots = lm.new_cache()
         slots.admit()
@@ -190,7 +195,7 @@ def test_rows_are_bit_equal_and_the_input_embedding_stays_whole(
     assert torch.equal(few.module.get_input_embeddings().weight, embedding)  # type: ignore[operator]
     slots, again = few.new_cache(), few.new_cache()
     slots.admit(), again.admit()
-    memory = trimmed.trimmed(lm, trimmed.cut(lm, head.ids))
+    memory = trimmed.trimmed(lm, cut(lm, head.ids))
     logits = few.forward(slots, [[5, 6]], range(1))
     assert logits.shape == (1, 2, 4)
     assert torch.equal(logits, memory.forward(again, [[5, 6]], range(1)))

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from fakes import ask, draft_model, noisy_lm, plain_tokens, run, shared_lm
 from specctl.errors import ModelFileError, RequestError
+from specctl.models import trimmed
+from specctl.models.lm import LM
 from specctl.trim import check, costs, counts, curve, export, plot
 from specctl.trim.calibration import Sample, split
 from specctl.trim.curve import Point
@@ -102,6 +104,12 @@ def test_what_judges_was_not_counted() -> None:
     assert few[0] == few[1]
 
 
+def with_head(size: int, order: Tensor) -> LM:
+    ids = counts.keep(order, size)
+    weight = noisy_lm().module.lm_head.weight  # type: ignore[union-attr]
+    return trimmed.trimmed(noisy_lm(), trimmed.Head(ids, weight.detach()[ids]))  # type: ignore[operator, index]
+
+
 def replayed(draft_tokens: int, sizes: list[int], order: Tensor) -> list[float]:
     asked = ask(4, 16)
     told = [
@@ -115,13 +123,11 @@ def replayed(draft_tokens: int, sizes: list[int], order: Tensor) -> list[float]:
 @pytest.mark.parametrize("draft_tokens", [1, 4])
 def test_replayed_acceptance_is_that_of_decoding(draft_tokens: int) -> None:
     """For each kept set: rounds and tokens of the real loop, from one teacher-forced pass."""
-    from specctl.models import trimmed
-
     order = torch.randperm(48, generator=torch.Generator().manual_seed(5))
     sizes = [6, 20, 48]
     found = replayed(draft_tokens, sizes, order)
     for size, length in zip(sizes, found, strict=True):
-        lm = trimmed.trimmed(noisy_lm(), trimmed.cut(noisy_lm(), counts.keep(order, size)))
+        lm = with_head(size, order)
         tokens, _, events = run(
             shared_lm(), draft_model(shared_lm(), lm, draft_tokens=draft_tokens), ask(4, 16)
         )
@@ -141,7 +147,9 @@ def test_points_cover_more_as_they_grow_and_all_in_the_end() -> None:
     tally = counts.count([one.answer for one in samples(20)], VOCAB)
     order = counts.ranking(tally, {9}, VOCAB)
     sizes = curve.sizes_for(VOCAB, 1, 7)
-    assert sizes[-1] == VOCAB
+    assert sizes == [7, VOCAB]
+    assert curve.sizes_for(49152, 900)[0] == 1536
+    assert all(size % 64 == 0 for size in curve.sizes_for(151936, 40)[:-1])
     assert 7 in sizes
     points = curve.coverage(order, [*samples(9), *samples(4, "b")], sizes, VOCAB)
     assert all(one.covered <= other.covered for one, other in pairwise(points))
@@ -150,7 +158,8 @@ def test_points_cover_more_as_they_grow_and_all_in_the_end() -> None:
 
 
 def test_measured_costs_are_of_every_size() -> None:
-    found = costs.measure(shared_lm(), noisy_lm(), [8, 48], 3, repeats=1)
+    drafts = {size: with_head(size, torch.arange(48)) for size in (8, 48)}
+    found = costs.measure(shared_lm(), drafts, 3, repeats=1)
     assert found.head.keys() == {8, 48}
     assert found.a_round(8, 3) == pytest.approx(3 * (found.body + found.head[8]) + found.verify)
 
