@@ -56,9 +56,7 @@ def main() -> None:
 
 
 def middle(values: list[float]) -> str:
-    return (
-        f"{statistics.median(values) * 1000:7.2f} ms ({min(values) * 1000:.2f}–{max(values) * 1000:.2f})"
-    )
+    return f"{statistics.median(values) * 1000:7.2f} ms ({min(values) * 1000:.2f}–{max(values) * 1000:.2f})"
 
 
 def folders(pair: str) -> tuple[Path, Path]:
@@ -90,7 +88,9 @@ def head(options: argparse.Namespace) -> None:
             times[size].append(time.perf_counter() - begun)
     for size in sizes:
         share = statistics.median(times[size][1:]) / statistics.median(times[sizes[0]][1:])
-        print(f"{size:>8,} rows {middle(times[size][1:])}  {share:.3f} of the whole ({size / sizes[0]:.3f} of its rows)")
+        print(
+            f"{size:>8,} rows {middle(times[size][1:])}  {share:.3f} of the whole ({size / sizes[0]:.3f} of its rows)"
+        )
 
 
 def session(options: argparse.Namespace, trim: Path | None) -> Any:
@@ -145,7 +145,9 @@ def answers(options: argparse.Namespace) -> None:
     prompts = PROMPTS
     if options.prompts:
         lines = [json.loads(line) for line in options.prompts.read_text(encoding="utf-8").splitlines()]
-        prompts = [(line.get("category", "file"), (line.get("turns") or [line["prompt"]])[0]) for line in lines]
+        prompts = [
+            (line.get("category", "file"), (line.get("turns") or [line["prompt"]])[0]) for line in lines
+        ]
     results: dict[str, list[tuple[float, float]]] = defaultdict(list)
     list(sides[0].generate([Request(sides[0].encode("Hi", system=None, raw=False), 4)]))
     list(sides[1].generate([Request(sides[1].encode("Hi", system=None, raw=False), 4)]))
@@ -169,7 +171,9 @@ def answers(options: argparse.Namespace) -> None:
         )
     for category, found in [*results.items(), ("all", [one for group in results.values() for one in group])]:
         speed, length = (math.exp(statistics.fmean(math.log(one[at]) for one in found)) for at in (0, 1))
-        print(f"{category:<12} {len(found):>3} prompts: speed {speed:.3f} x, acceptance length {length:.3f} x")
+        print(
+            f"{category:<12} {len(found):>3} prompts: speed {speed:.3f} x, acceptance length {length:.3f} x"
+        )
     print("aims: speed >= 1.08 x, acceptance length >= 0.95 x")
 
 

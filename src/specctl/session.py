@@ -175,7 +175,7 @@ def open_session(
 def _open_draft(
     profile: Profile, target: LM, target_dir: Path, folder: Path | None, name: str | None
 ) -> tuple[LM | None, str | None]:
-    """The draft, made cheap, and a sentence if that failed for some of it."""
+    """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
     if profile.drafter.drafts_itself:
         lm, folder = target, target_dir
     elif profile.drafter.uses_draft and folder is not None:
@@ -183,7 +183,8 @@ def _open_draft(
     else:
         return None, None
     if profile.draft is not None and profile.draft.trim is not None:
-        lm = trimmed.trimmed(lm, trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size))
+        head = trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size)
+        lm = trimmed.trimmed(lm, head)
     return cheapened(lm, profile.quantize)
 
 
