@@ -2,12 +2,12 @@
 
     python benchmarks/trim.py head [--pair P] [--repeats 9]
     python benchmarks/trim.py step --pair P --trim DIR [--repeats 15]
-    python benchmarks/trim.py answers --pair P --trim DIR [--prompts FILE.jsonl] [--count 8] [--start 0] [--new-tokens 64]
+    python benchmarks/trim.py answers --pair P --trim DIR [--prompts FILE.jsonl] [--start 0] [--count 8]
     python benchmarks/trim.py cut --pair P --trim DIR
 
-head: the vocabulary head at V, V/2 … V/16. step: a drafter's step, whole and trimmed. answers: end to end, by category;
-`--start` and `--count` take it in pieces. cut: time and memory of trimming once DIR has its calibration. Whole and trimmed
-take turns in one process. Run it with everything else idle, on prompts that DIR was not calibrated with.
+head: the vocabulary head at V, V/2 … V/16. step: a drafter's step, whole and trimmed. answers: end to end, by
+category; `--start` and `--count` take it in pieces. cut: time and memory of trimming by the answers DIR holds. Whole
+and trimmed take turns in one process. Run it with everything else idle, on prompts that DIR was not calibrated with.
 """
 
 from __future__ import annotations
@@ -88,13 +88,12 @@ def head(options: argparse.Namespace) -> None:
             times[size].append(time.perf_counter() - begun)
     for size in sizes:
         share = statistics.median(times[size][1:]) / statistics.median(times[sizes[0]][1:])
-        print(
-            f"{size:>8,} rows {middle(times[size][1:])}  {share:.3f} of the whole ({size / sizes[0]:.3f} of its rows)"
-        )
+        print(f"{size:>8,} rows {middle(times[size][1:])}  {share:.3f} of the time")
 
 
 def session(options: argparse.Namespace, trim: Path | None) -> Any:
     from specctl.profile import override, read
+    from specctl.profile.schema import effective
     from specctl.session import open_session
 
     target, draft = folders(options.pair)
@@ -107,7 +106,7 @@ def session(options: argparse.Namespace, trim: Path | None) -> Any:
     method = "draft-model" if separate else "self"
     profile = override.merge(read.load("plain"), {"pair": options.pair})
     changes = {"drafter": {"method": method, "draft_tokens": options.draft_tokens}, "draft": source}
-    profile = override.merge(profile, changes)
+    profile = override.recorded({**effective(profile), **changes}, "trim")
     return open_session(
         profile, target, draft if separate else None, target_name=options.pair, draft_name="draft"
     )

@@ -12,7 +12,7 @@ from specctl.cli.choice import Choice
 from specctl.cli.memory import out_of_memory
 from specctl.cli.status import StatusLine
 from specctl.profile import override, read
-from specctl.profile.schema import Profile
+from specctl.profile.schema import Profile, effective
 from specctl.store import fetch
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class Models:
         """Typed models, by profile field, or those of profile `draft-model`; fetched where missing."""
         named = typed.pop("draft", None)
         base = read.load("draft-model")
-        profile = override.merge(base, {**typed, "drafter": {"method": "none"}, "draft": None})
+        models = {} if "target" in typed or "pair" in typed else {"pair": base.pair}
+        profile = override.merge(read.load("plain"), {**models, **typed})
         pair = fetch.resolve(profile.pair or profile.target or "")
         choice = Choice(profile.pair, pair.target, fetch.resolve(named).target if named else pair.draft)
         folders = ready.find_or_fetch(choice, offline=offline, unasked=unasked, quiet=quiet)
@@ -66,9 +67,8 @@ class Models:
         """A target without a draft model drafts for itself."""
         method = "draft-model" if self.separate else "self"
         draft = {"model": str(self.draft) if self.separate else None, "quantize": self.quantize}
-        return override.merge(
-            self.profile, {"drafter": {"method": method, "draft_tokens": draft_tokens}, "draft": draft}
-        )
+        changes = {"drafter": {"method": method, "draft_tokens": draft_tokens}, "draft": draft}
+        return override.recorded({**effective(self.profile), **changes}, self.profile.name)
 
     def _open(self, profile: Profile, choice: Choice, folders: tuple[Path, Path | None]) -> Session:
         status = StatusLine(under_text=False)
