@@ -6,8 +6,9 @@
     python benchmarks/trim.py cut --pair P --trim DIR
 
 head: the vocabulary head at V, V/2 … V/16. step: a drafter's step, whole and trimmed. answers: end to end, by
-category; `--start` and `--count` take it in pieces. cut: time and memory of trimming by the answers DIR holds. Whole
-and trimmed take turns in one process. Run it with everything else idle, on prompts that DIR was not calibrated with.
+category; `--start` and `--count` take it in pieces. cut: time and memory of trimming by the answers DIR holds.
+Whole and trimmed take turns in one process. Run it with everything else idle,
+on prompts that DIR was not calibrated with.
 """
 
 from __future__ import annotations
