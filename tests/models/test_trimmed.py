@@ -275,7 +275,7 @@ def test_a_missing_foreign_or_shifted_map_is_refused(
 
 
 def test_what_is_no_trimmed_head_is_refused(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(ModelFileError, match="has no `trim"):
+    with pytest.raises(ModelFileError, match="there is no file"):
         read(tmp_path, model)
     (tmp_path / trimmed.FILE).write_bytes(b"\x10")
     with pytest.raises(ModelFileError, match="cut off"):

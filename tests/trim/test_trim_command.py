@@ -157,7 +157,7 @@ BAD = {
     ("--size", "8k", "--auto", "-o", "x"): "exclude each other",
     ("--export", "onnx", "-o", "x"): "is unknown",
     ("--export", "d2t"): "needs the folder",
-    ("--export", "d2t", "-o", "nowhere"): "has no `trim.safetensors`",
+    ("--export", "d2t", "-o", "nowhere"): "there is no file `nowhere/trim.safetensors`",
 }
 
 

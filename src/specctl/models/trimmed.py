@@ -94,7 +94,7 @@ def _read(folder: Path) -> tuple[Head, dict[str, str]]:
     """A file that agrees with itself."""
     path = folder / FILE
     if not path.is_file():
-        _refuse(folder, f"has no `{FILE}`")
+        raise ModelFileError(f"there is no file `{path}`", hint="make it with `specctl trim`")
     found = read_header(path)
     if not {"ids", "weight"} <= found.keys() or found["ids"].dtype != "I64":
         _refuse(folder, "lacks the map from its rows to token ids")
