@@ -54,7 +54,7 @@ class Ngram:
 
     def swap(self, one: int, other: int) -> None:
         self._seen[one], self._seen[other] = self._seen[other], self._seen[one]
-        self._longest[one], self._longest[other] = self._longest[other], self._longest[one]
+        self._odds[one], self._odds[other] = self._odds[other], self._odds[one]
 
     def drop(self, slot: int) -> None:
         self._seen[slot] = self._seen[-1]
