@@ -1,4 +1,4 @@
-"""As a program: run a `specctl` command in child processes, each killed at a given size of OUT, then let one finish.
+"""As a program: run a `specctl` command in children, each killed at a given size of OUT, then let one finish.
 
     python killed_runs.py OUT SIZE[,SIZE...] COMMAND...
 
@@ -42,5 +42,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     out, command = Path(sys.argv[1]), sys.argv[3:]
     killed = sum(kill_at(child(command), out, int(size)) for size in sys.argv[2].split(","))
-    print(killed)
+    sys.stdout.write(f"{killed}\n")
+    sys.stdout.flush()
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child(command), 0)[1]))

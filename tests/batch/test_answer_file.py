@@ -111,10 +111,6 @@ def test_a_failure_before_the_first_answer_leaves_nothing(tmp_path: Path) -> Non
     with pytest.raises(ZeroDivisionError), AnswerFile(path, "job", restart=False):
         raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ZeroDivisionError), AnswerFile(path, "job", restart=False) as out:
-        out.write(RECORDS[0])
-        raise ZeroDivisionError
-    write_from(path, 1)
     with pytest.raises(RequestError, match="cannot write"):
         AnswerFile(tmp_path / "no" / "such" / "folder.jsonl", "job", restart=False)
 

@@ -92,7 +92,7 @@ def test_a_bad_line_is_named_by_its_number(name: str, tmp_path: Path) -> None:
 def test_the_first_bad_line_is_told_and_the_others_counted(tmp_path: Path) -> None:
     path = file(tmp_path, "{", {"prompt": "a"}, "{", "{")
     _, bad = read(path)
-    with pytest.raises(RequestError, match="jsonl:1`: .*; 2 more of its lines are bad"):
+    with pytest.raises(RequestError, match=r"jsonl:1`: .*; 2 more of its lines are bad"):
         refuse(path, bad)
     refuse(path, [])
 

@@ -69,7 +69,8 @@ def test_an_answer_is_what_run_gives(
     for schedule in ("eqspec", "exspec"):
         other = batch(prompts, *sampling, "--schedule", schedule, "--window", "3")
         assert [one["token_ids"] for one in records(other.out)] == [one["token_ids"] for one in found]
-        assert ("realigning" in other.err) and ("groups of one width" in other.err) == (schedule == "exspec")
+        assert "realigning" in other.err
+        assert ("groups of one width" in other.err) == (schedule == "exspec")
 
 
 def test_a_file_gets_the_bytes_a_pipe_gets(batch: Callable[..., Done], prompts: Path) -> None:
@@ -172,7 +173,8 @@ def test_wrong_requests(batch: Callable[..., Done], prompts: Path) -> None:
 
 def test_the_live_view(terminal: Callable[..., Done], prompts: Path, tiny_folder: Path, home: Path) -> None:
     done = terminal(
-        "batch", str(prompts), "--target", str(tiny_folder), "--dtype", "float64", "-p", "plain", "-n", "6", "-o", "out.jsonl"
+        "batch", str(prompts), "--target", str(tiny_folder), "--dtype", "float64", "-p", "plain", "-n", "6",
+        "-o", "out.jsonl",
     )  # fmt: skip
     assert done.code == ExitCode.OK
     assert "6 of 6 answers" in done.out
