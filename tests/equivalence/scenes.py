@@ -26,14 +26,15 @@ from specctl.decode.target import Target
 from specctl.drafters.draft_model import DraftModel
 from specctl.equivalence.claims import Claims
 from specctl.equivalence.coverage import Coverage
+from specctl.equivalence.drawn import Drawn
 from specctl.equivalence.fidelity import Fidelity
 from specctl.equivalence.greedy import Watchers, verify_greedy
 from specctl.equivalence.reference import decode_plainly
 from specctl.equivalence.report import Verdict
-from specctl.equivalence.sampled import SampledLaw, follow
+from specctl.equivalence.sampled import SampledLaw
 from specctl.equivalence.subject import Subject
 from specctl.equivalence.verify import _vacuous
-from specctl.events import Emitted
+from specctl.equivalence.watch import Watched
 from specctl.models.lm import LM
 from specctl.profile.drafters import DraftModelParams
 
@@ -248,16 +249,12 @@ def sampled(make_drafter: MakeDrafter | None = None, n: int = 48, new: int = 24)
     one = subject(make_drafter, draft=draft, law=HOT, accept="rejection")
     requests = ask(n, new)
     rules = replace(one.rules, batch_size=n)
-    target = one.make_target(n, 64)
-    tokens: list[list[int]] = [[] for _ in requests]
+    measured = SampledLaw()
+    target: Any = Watched(one.make_target(n, 64), HOT, 0.0, Drawn(rules.sampler, measured))
     fidelity, claims = Fidelity(one, share=0), Claims(one)
     drafter = claims.watch(fidelity.watch(one.make_drafter(rules.sampler)))
-    for event in decode(target, drafter, requests, rules):
-        if isinstance(event, Emitted):
-            tokens[event.row] += event.tokens
-    measured = SampledLaw()
-    for request, answer in zip(requests, tokens, strict=True):
-        follow(measured, one, request, answer)
+    for _ in decode(target, drafter, requests, rules):
+        pass
     verdict = law_verdict(any(test.rejected for test in measured.tests()))
     return verdict | {problem.verdict for problem in (*fidelity.problems(), *claims.problems())}
 
