@@ -1,4 +1,4 @@
-.PHONY: install test check bench schema
+.PHONY: install test check bench schema mutants
 
 install:
 	pip install -c constraints.txt -e '.[dev]'
@@ -17,3 +17,9 @@ bench:
 
 schema:
 	python -m specctl.profile profiles/profile.schema.json
+
+# Hours rather than minutes; what survives, and why: docs/mutants.md.
+mutants:
+	pip install -c constraints.txt -e '.[dev,mutants]'
+	OMP_NUM_THREADS=1 mutmut run --max-children 1
+	mutmut results
