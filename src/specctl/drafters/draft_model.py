@@ -10,12 +10,12 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
 from specctl.models.lm import LM
-from specctl.profile.drafters import DraftModelParams
+from specctl.models.trimmed import widen
+from specctl.profile.drafters import DraftModelParams, SelfParams
 
 _CATCH_UP = 8
 """Committed tokens the draft lacks are fed with the round's first step; more than these are prefilled apart."""
@@ -30,7 +30,7 @@ class DraftModel:
 
     needs: frozenset[int] = frozenset()
 
-    def __init__(self, params: DraftModelParams, parts: Parts) -> None:
+    def __init__(self, params: DraftModelParams | SelfParams, parts: Parts) -> None:
         assert parts.draft is not None
         self._lm: LM = parts.draft
         self._vocab_size = parts.target.vocab_size
@@ -74,6 +74,9 @@ class DraftModel:
         for slot, n in enumerate(accepted):
             self._cache.commit(slot, min(n, self._fed))
 
+    def swap(self, one: int, other: int) -> None:
+        self._cache.swap(one, other)
+
     def drop(self, slot: int) -> None:
         self._cache.release(slot)
 
@@ -110,8 +113,7 @@ class DraftModel:
         return logits[:, -1]
 
     def _scores(self, logits: Tensor, rows: Sequence[Row], drafts: Sequence[list[int]]) -> Tensor:
-        # Models of one family pad their vocabularies differently; what the target lacks cannot be drafted.
-        logits = pad(logits, (0, self._vocab_size - logits.shape[-1]), value=float("-inf"))
+        logits = widen(logits, self._lm.kept, self._vocab_size)
         histories = [row.ids + draft for row, draft in zip(rows, drafts, strict=True)]
         return self._sampler.law.scores(logits[:, None], histories, [[] for _ in rows])[:, 0]
 
