@@ -35,6 +35,7 @@ from specctl.equivalence.sampled import SampledLaw
 from specctl.equivalence.subject import Subject
 from specctl.equivalence.verify import _vacuous
 from specctl.equivalence.watch import Watched
+from specctl.models import trimmed as trimming
 from specctl.models.lm import LM
 from specctl.profile.drafters import DraftModelParams
 
@@ -211,7 +212,8 @@ def short_lm() -> LM:
 
 
 def watched(one: Subject, requests: Sequence[Request], batch_size: int = 2) -> Verdicts:
-    fidelity, claims = Fidelity(one), Claims(one)
+    itself = one.draft is not None and one.draft.module.base_model is one.target.module.base_model
+    fidelity, claims = Fidelity(one, itself=itself), Claims(one)
     watchers = Watchers(drafter=lambda drafter: claims.watch(fidelity.watch(drafter)))
     reports = verify_greedy(one, requests, batch_size=batch_size, noise=None, audit=0, watchers=watchers)
     problems = [*fidelity.problems(), *claims.problems()]
@@ -222,6 +224,13 @@ def watched(one: Subject, requests: Sequence[Request], batch_size: int = 2) -> V
 def fidelity() -> Verdicts:
     """A draft that is right now and then, and the target as its own draft: always right."""
     return watched(subject(), ask(2, 10)) | watched(subject(draft=target_lm()), ask(2, 10))
+
+
+def trimmed_itself() -> Verdicts:
+    """The target drafts with half of its head: whatever it says of that half is right."""
+    half = torch.arange(0, VOCAB, 2)
+    head = trimming.cut(target_lm(), half)
+    return watched(subject(draft=trimming.trimmed(target_lm(), head)), ask(3, 12))
 
 
 def coupled() -> Verdicts:
@@ -328,6 +337,7 @@ SCENES: dict[str, Callable[[], Verdicts]] = {
     "window": window,
     "ties": ties,
     "fidelity": fidelity,
+    "trimmed": trimmed_itself,
     "coupled": coupled,
     "short-draft": short_draft,
     "vacuous": nothing_drafted,

@@ -23,6 +23,7 @@ from specctl.equivalence.subject import Subject, from_session
 from specctl.equivalence.suite import Prompt
 from specctl.events import Event
 from specctl.models.lm import LM
+from specctl.models.trimmed import cut, trimmed
 from specctl.session import Session
 
 __all__ = ["Options", "Watchers", "verify", "verify_greedy"]
@@ -125,14 +126,16 @@ def _noted(
 def _self_draft(
     session: Session, subject: Subject, requests: Sequence[Request], noise: Noise | None
 ) -> Fidelity:
-    """The target as its own draft model: whatever it proposes has to be accepted."""
+    """The target as its own draft model, its head trimmed like the draft's: what it proposes has to be accepted."""
     params, lm = session.profile.drafter, session.target
+    kept = None if session.draft is None else session.draft.kept
+    draft = lm if kept is None else trimmed(lm, cut(lm, kept))
     itself = replace(
         subject,
-        make_drafter=lambda sampler: build_drafter(params, Parts(lm, lm, sampler, session.eos)),
-        draft=lm,
+        make_drafter=lambda sampler: build_drafter(params, Parts(lm, draft, sampler, session.eos)),
+        draft=draft,
     )
-    fidelity = Fidelity(itself, share=0, noise=None if noise is None else lambda: noise)
+    fidelity = Fidelity(itself, share=0, noise=None if noise is None else lambda: noise, itself=True)
     prompts, new = _SELF_DRAFTED
     few = [replace(one, max_new_tokens=min(one.max_new_tokens, new)) for one in requests[:prompts]]
     verify_greedy(itself, few, batch_size=1, noise=noise, audit=0, watchers=Watchers(drafter=fidelity.watch))
