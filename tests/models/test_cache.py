@@ -201,7 +201,8 @@ def test_reserving_more_keeps_what_is_there() -> None:
     assert (cache.slots, cache.capacity) == (6, 300)
     assert worst(cache, held) < CLOSE
     before = [tensor.data_ptr() for layer in cache.slot_layers for tensor in layer.tensors()]
-    cache.reserve(2, 10)
+    for slots, capacity in ((2, 10), (6, 300), (6, 0), (0, 300)):
+        cache.reserve(slots, capacity)
     assert (cache.slots, cache.capacity) == (6, 300), "a cache never shrinks"
     assert before == [tensor.data_ptr() for layer in cache.slot_layers for tensor in layer.tensors()]
 
