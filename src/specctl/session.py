@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -12,18 +12,18 @@ from specctl import __version__
 from specctl.decode.accept import ACCEPTORS
 from specctl.decode.draft import Drafter, Parts, Request, build_drafter
 from specctl.decode.loop import Rules, decode
-from specctl.decode.prompt import encode_chat, encode_raw
+from specctl.decode.prompt import Message, encode_chat, encode_messages, encode_raw
 from specctl.decode.sampling import Law, Sampler
-from specctl.decode.target import Target
+from specctl.decode.target import Kept, Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
-from specctl.events import Event, Started
+from specctl.events import Emitted, Event, Prefilled, Started
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
 from specctl.profile.schema import Profile
 
-__all__ = ["Request", "Session", "SessionInfo", "open_session"]
+__all__ = ["Message", "Request", "Session", "SessionInfo", "open_session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class SessionInfo:
 
 @dataclass(slots=True)
 class Session:
-    """Loaded models and a profile. Each `generate` starts from empty caches."""
+    """Loaded models and a profile. Each `generate` starts from empty caches, each `reply` from the last one's."""
 
     profile: Profile
     info: SessionInfo
@@ -50,13 +50,22 @@ class Session:
     target: LM
     draft: LM | None
     eos: frozenset[int]
+    kept: Kept | None = field(default=None, repr=False, compare=False)
 
     def encode(self, prompt: str, *, system: str | None, raw: bool) -> tuple[int, ...]:
         """Prompt to token ids, by the model's chat template or as it stands.
 
         Raises RequestError for an empty prompt, one that does not fit the context, or a missing template.
         """
-        ids = encode_raw(self.tokenizer, prompt) if raw else encode_chat(self.tokenizer, prompt, system)
+        return self._fitting(
+            encode_raw(self.tokenizer, prompt) if raw else encode_chat(self.tokenizer, prompt, system)
+        )
+
+    def encode_messages(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """A conversation to token ids. Raises RequestError as `encode`."""
+        return self._fitting(encode_messages(self.tokenizer, messages))
+
+    def _fitting(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         if len(ids) >= self.target.context_length:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens, the context of `{self.info.target}` only "
@@ -76,6 +85,35 @@ class Session:
 
         The first one is `Started`.
         """
+        _, events = self._decode(requests, batch_size, cancelled, None)
+        yield self._started(len(requests))
+        yield from events
+
+    def reply(self, request: Request, *, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Like `generate` for one request; what its prompt shares with the last one and its answer is not
+        computed again, whatever profile that was under.
+
+        The target's cache lives on until the next `reply`.
+        """
+        kept, self.kept = self.kept, None
+        target, events = self._decode([request], 1, cancelled, kept)
+        yield self._started(1)
+        ids = list(request.prompt)
+        for event in events:
+            # Only a cache that the prompt has gone into completely is worth keeping.
+            if isinstance(event, Prefilled):
+                self.kept = Kept(target.cache, ids)
+            elif isinstance(event, Emitted):
+                ids.extend(event.tokens)
+            yield event
+
+    def _decode(
+        self,
+        requests: Sequence[Request],
+        batch_size: int,
+        cancelled: Callable[[], bool],
+        kept: Kept | None,
+    ) -> tuple[Target, Iterator[Event]]:
         sampler = self.sampler()
         drafter = self.drafter(sampler)
         longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
@@ -84,12 +122,10 @@ class Session:
             slots=batch_size,
             capacity=min(longest, self.target.context_length) + 1,
             captures=drafter.needs,
+            kept=kept,
         )
-        rules = self.rules(sampler, batch_size)
-        yield self._started(len(requests))
-        yield from annotate(
-            decode(target, drafter, requests, rules, cancelled=cancelled), self.tokenizer, requests
-        )
+        events = decode(target, drafter, requests, self.rules(sampler, batch_size), cancelled=cancelled)
+        return target, annotate(events, self.tokenizer, requests)
 
     def sampler(self) -> Sampler:
         """The profile's law of the next token, with keyed noise."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from jinja2 import TemplateError
@@ -20,18 +22,30 @@ def encode_raw(tokenizer: Any, prompt: str) -> tuple[int, ...]:
     return tuple(ids)
 
 
-def encode_chat(tokenizer: Any, prompt: str, system: str | None) -> tuple[int, ...]:
-    """One user turn in the model's chat template, ready for the answer.
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `role` is `system`, `user` or `assistant`."""
 
-    Raises RequestError for an empty prompt, and for a template that is missing or refuses the messages.
+    role: str
+    content: str
+
+
+def encode_chat(tokenizer: Any, prompt: str, system: str | None) -> tuple[int, ...]:
+    """One user turn in the model's chat template. Raises as `encode_messages`."""
+    turns = [Message("system", system)] if system is not None else []
+    return encode_messages(tokenizer, [*turns, Message("user", prompt)])
+
+
+def encode_messages(tokenizer: Any, messages: Sequence[Message]) -> tuple[int, ...]:
+    """A conversation in the model's chat template, ready for the answer to its last message.
+
+    Raises RequestError for an empty last message, and for a template that is missing or refuses the messages.
     """
-    _require_text(prompt)
+    _require_text(messages[-1].content)
     if not tokenizer.chat_template:
         raise RequestError("the model has no chat template", hint="use `--raw` to continue the text as it is")
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": prompt})
     try:
-        return tuple(_encode(tokenizer, messages))
+        return tuple(_encode(tokenizer, [asdict(message) for message in messages]))
     except (TemplateError, ValueError, TypeError) as error:
         raise RequestError(
             f"the model's chat template refuses the prompt: {error}",
