@@ -247,7 +247,7 @@ def converse(session: Session, turns: int = 4, new_tokens: int = 20) -> Iterator
     messages: list[Message] = []
     for number in range(turns):
         messages.append(Message("user", f"hello {number}"))
-        request = Request(session.encode_messages(messages), new_tokens, seed=number)
+        request = Request(session.tokens(messages), new_tokens, seed=number)
         events = list(session.reply(request))
         yield request, events
         messages.append(Message("assistant", answer(events)[1]))
@@ -255,10 +255,10 @@ def converse(session: Session, turns: int = 4, new_tokens: int = 20) -> Iterator
 
 def test_a_conversation_is_the_templates(session: Session) -> None:
     turns = [Message("user", "hi"), Message("assistant", "yo<|im_end|>"), Message("user", "a")]
-    ids = list(session.encode_messages(turns))
+    ids = list(session.tokens(turns))
     start = [START, *ids_of("user\nhi"), END, *ids_of("\n"), START, *ids_of("assistant\nyo<|im_end|>")]
     assert ids[: len(start)] == start
-    assert list(session.encode_messages(turns[:1])) == list(session.encode("hi", system=None, raw=False))
+    assert list(session.tokens(turns[:1])) == list(session.encode("hi", system=None, raw=False))
 
 
 @pytest.mark.parametrize("method", ["none", "ngram"])

@@ -57,15 +57,7 @@ class Session:
 
         Raises RequestError for an empty prompt, one that does not fit the context, or a missing template.
         """
-        return self._fitting(
-            encode_raw(self.tokenizer, prompt) if raw else encode_chat(self.tokenizer, prompt, system)
-        )
-
-    def encode_messages(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """A conversation to token ids. Raises RequestError as `encode`."""
-        return self._fitting(encode_messages(self.tokenizer, messages))
-
-    def _fitting(self, ids: tuple[int, ...]) -> tuple[int, ...]:
+        ids = encode_raw(self.tokenizer, prompt) if raw else encode_chat(self.tokenizer, prompt, system)
         if len(ids) >= self.target.context_length:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens, the context of `{self.info.target}` only "
@@ -73,6 +65,10 @@ class Session:
                 hint="shorten the prompt",
             )
         return ids
+
+    def tokens(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """A conversation to token ids, however many. Raises RequestError for what the template refuses."""
+        return encode_messages(self.tokenizer, messages)
 
     def generate(
         self,
@@ -171,12 +167,22 @@ class Session:
 
 
 def open_session(
-    profile: Profile, target_dir: Path, draft_dir: Path | None, *, target_name: str, draft_name: str | None
+    profile: Profile,
+    target_dir: Path,
+    draft_dir: Path | None,
+    *,
+    target_name: str,
+    draft_name: str | None,
+    target: LM | None = None,
 ) -> Session:
-    """Load the models and settle numerics. Raises the errors of `models/load.py`."""
+    """Load the models and settle numerics. Raises the errors of `models/load.py`.
+
+    `target` is the target if it is loaded already, the way the profile asks for.
+    """
     native = profile.numerics == "native"
     uses_draft = profile.drafter.uses_draft
-    target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
+    if target is None:
+        target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
     draft = None
     if uses_draft and draft_dir is not None:
         draft = load(
