@@ -21,7 +21,7 @@ from specctl.errors import MachineError, ModelFileError, RequestError
 from specctl.events import Emitted, Event, Finished, Prefilled, Started, Timed, Verified
 from specctl.models.load import load, load_tokenizer
 from specctl.profile.schema import Profile
-from specctl.session import Message, Request, Session, open_session
+from specctl.session import Request, Session, open_session
 
 TOKENIZER = byte_tokenizer(["the ", "sky", " is ", "blue"])
 START, END = (TOKENIZER.convert_tokens_to_ids(name) for name in SPECIAL[1:])
@@ -244,17 +244,21 @@ def test_what_is_in_force_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch,
 
 def converse(session: Session, turns: int = 4, new_tokens: int = 20) -> Iterator[tuple[Any, list[Event]]]:
     """A conversation by `reply`, turn by turn: the request and its events."""
-    messages: list[Message] = []
+    messages: list[dict[str, str]] = []
     for number in range(turns):
-        messages.append(Message("user", f"hello {number}"))
+        messages.append({"role": "user", "content": f"hello {number}"})
         request = Request(session.tokens(messages), new_tokens, seed=number)
         events = list(session.reply(request))
         yield request, events
-        messages.append(Message("assistant", answer(events)[1]))
+        messages.append({"role": "assistant", "content": answer(events)[1]})
 
 
 def test_a_conversation_is_the_templates(session: Session) -> None:
-    turns = [Message("user", "hi"), Message("assistant", "yo<|im_end|>"), Message("user", "a")]
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yo<|im_end|>"},
+        {"role": "user", "content": "a"},
+    ]
     ids = list(session.tokens(turns))
     start = [START, *ids_of("user\nhi"), END, *ids_of("\n"), START, *ids_of("assistant\nyo<|im_end|>")]
     assert ids[: len(start)] == start

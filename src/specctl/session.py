@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -14,10 +14,12 @@ from specctl.decode.draft import Drafter, Parts, Request, build_drafter
 from specctl.decode.loop import Rules, decode
 from specctl.decode.prompt import Message, encode_chat, encode_messages, encode_raw
 from specctl.decode.sampling import Law, Sampler
+from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW
 from specctl.decode.target import Kept, Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
+from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
@@ -28,7 +30,7 @@ __all__ = ["Message", "Request", "Session", "SessionInfo", "open_session"]
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What is in force, after `auto` and fallbacks. `numerics_note` says why a wish was not met."""
+    """What is in force, after `auto` and fallbacks. The notes say why a wish was not met."""
 
     target: str
     draft: str | None
@@ -36,6 +38,7 @@ class SessionInfo:
     dtype: str
     numerics: str
     numerics_note: str | None
+    draft_note: str | None
     accept: str
     exact: bool
 
@@ -58,6 +61,13 @@ class Session:
         Raises RequestError for an empty prompt, one that does not fit the context, or a missing template.
         """
         ids = encode_raw(self.tokenizer, prompt) if raw else encode_chat(self.tokenizer, prompt, system)
+        return self._fitting(ids)
+
+    def encode_messages(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """A conversation to token ids, ready for the next answer. Raises RequestError as `encode` does."""
+        return self._fitting(encode_messages(self.tokenizer, messages))
+
+    def _fitting(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         if len(ids) >= self.target.context_length:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens, the context of `{self.info.target}` only "
@@ -75,13 +85,16 @@ class Session:
         requests: Sequence[Request],
         *,
         batch_size: int = 1,
+        schedule: str = DEFAULT,
+        window: int = DEFAULT_WINDOW,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """Decode the requests by the profile, at most `batch_size` at once; the events carry text.
 
-        The first one is `Started`.
+        The first one is `Started`. `window` is how many rows schedule `exspec` chooses a batch from.
         """
-        _, events = self._decode(requests, batch_size, cancelled, None)
+        rules = replace(self.rules(self.sampler(), batch_size), schedule=schedule, window=window)
+        _, events = self._decode(requests, rules, cancelled, None)
         yield self._started(len(requests))
         yield from events
 
@@ -92,7 +105,7 @@ class Session:
         The target's cache lives on until the next `reply`.
         """
         kept, self.kept = self.kept, None
-        target, events = self._decode([request], 1, cancelled, kept)
+        target, events = self._decode([request], self.rules(self.sampler()), cancelled, kept)
         yield self._started(1)
         ids = list(request.prompt)
         for event in events:
@@ -106,21 +119,21 @@ class Session:
     def _decode(
         self,
         requests: Sequence[Request],
-        batch_size: int,
+        rules: Rules,
         cancelled: Callable[[], bool],
         kept: Kept | None,
     ) -> tuple[Target, Iterator[Event]]:
-        sampler = self.sampler()
-        drafter = self.drafter(sampler)
-        longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
+        drafter = self.drafter(rules.sampler)
+        first = requests[: rules.batch_size]
+        longest = max(len(one.prompt) + one.max_new_tokens for one in first)
         target = Target(
             self.target,
-            slots=batch_size,
+            slots=len(first),
             capacity=min(longest, self.target.context_length) + 1,
             captures=drafter.needs,
             kept=kept,
         )
-        events = decode(target, drafter, requests, self.rules(sampler, batch_size), cancelled=cancelled)
+        events = decode(target, drafter, requests, rules, cancelled=cancelled)
         return target, annotate(events, self.tokenizer, requests)
 
     def sampler(self) -> Sampler:
@@ -180,22 +193,18 @@ def open_session(
     `target` is the target if it is loaded already, the way the profile asks for.
     """
     native = profile.numerics == "native"
-    uses_draft = profile.drafter.uses_draft
     if target is None:
         target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
-    draft = None
-    if uses_draft and draft_dir is not None:
-        draft = load(
-            draft_dir, name=draft_name or "draft", dtype=profile.dtype, device=profile.device, native=native
-        )
-    note = None if native else _settle_numerics(target, draft)
+    draft, draft_note = _open_draft(profile, target, draft_dir, draft_name)
+    note = None if native else _settle_numerics(target)
     info = SessionInfo(
         target=target_name,
-        draft=draft_name if draft is not None else None,
+        draft=None if draft is None else draft.name,
         device=str(target.device),
         dtype=str(target.dtype).removeprefix("torch."),
         numerics="native" if native or note else "invariant",
         numerics_note=note,
+        draft_note=draft_note,
         accept="greedy" if profile.sampling.temperature == 0 else profile.accept,
         exact=True,
     )
@@ -203,17 +212,28 @@ def open_session(
     return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer))
 
 
-def _settle_numerics(target: LM, draft: LM | None) -> str | None:
-    """Give both models the row floor the self-test found; a sentence if the target has none."""
+def _open_draft(
+    profile: Profile, target: LM, folder: Path | None, name: str | None
+) -> tuple[LM | None, str | None]:
+    """The draft, made cheap, and a sentence if that failed for some of it."""
+    if profile.drafter.drafts_itself:
+        lm = target
+    elif profile.drafter.uses_draft and folder is not None:
+        lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
+    else:
+        return None, None
+    return cheapened(lm, profile.quantize)
+
+
+def _settle_numerics(target: LM) -> str | None:
+    """Give the target the row floor the self-test found; a sentence if it has none. A draft needs none."""
     floor = invariant_floor(target)
     if floor is None:
         return (
             f"`invariant` numerics do not hold for `{target.name}` in {target.dtype} here; "
             "near-ties may fall differently from plain decoding"
         )
-    for lm in (target, draft):
-        if lm is not None:
-            lm.row_floor = floor
+    target.row_floor = floor
     return None
 
 

@@ -37,10 +37,11 @@ class Conversation:
 
     def messages(self, prompt: str) -> list[Message]:
         """What the model is asked: all that was said, then `prompt`."""
-        turns = [Message("system", self.system)] if self.system else []
+        turns = [{"role": "system", "content": self.system}] if self.system else []
         for one in self.exchanges[self.left_out :]:
-            turns += [Message("user", one.user), Message("assistant", one.answer)]
-        return [*turns, Message("user", prompt)]
+            turns.append({"role": "user", "content": one.user})
+            turns.append({"role": "assistant", "content": one.answer})
+        return [*turns, {"role": "user", "content": prompt}]
 
     def undo(self) -> Exchange | None:
         """Takes the last exchange back."""

@@ -57,7 +57,7 @@ class LocalEngine:
             session.kept = before.kept
         self._session = session
         info = session.info
-        said = (*notes, *([info.numerics_note] if info.numerics_note else []))
+        said = (*notes, *(note for note in (info.numerics_note, info.draft_note) if note))
         context = session.target.context_length
         return Ready(info.target, info.draft, info.device, info.dtype, info.exact, context, said)
 
@@ -125,7 +125,7 @@ class LocalEngine:
         ids = session.tokens(messages)
         if len(ids) + LEAST_ROOM <= limit:
             return ids
-        system = [message for message in messages[:1] if message.role == "system"]
+        system = [message for message in messages[:1] if message["role"] == "system"]
         turns = messages[len(system) :]
         drop = 1
         while 2 * drop < len(turns):

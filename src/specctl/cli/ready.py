@@ -52,11 +52,13 @@ def _ask(missing: list[Model], choice: Choice) -> None:
     )
 
 
-def open_session(profile: Profile, choice: Choice, folders: tuple[Path, Path | None], prompt: str) -> Session:
-    """Checks the pair, then loads it. Raises PairError, MachineError and what loading raises."""
+def open_session(
+    profile: Profile, choice: Choice, folders: tuple[Path, Path | None], prompt: str, *, rows: int = 1
+) -> Session:
+    """Checks the pair for so many rows, then loads it. Raises PairError, MachineError and what loading raises."""
     # Four bytes a token is a guess on the low side; the session counts exactly, and ends at the context's end.
     tokens = len(prompt.encode()) // 4 + profile.max_new_tokens
-    for warning in _check(profile, folders, tokens):
+    for warning in _check(profile, folders, tokens, rows):
         console.note(f"warning: {warning}")
     return _load(profile, choice, folders, None)
 
@@ -69,7 +71,7 @@ def open_for_chat(profile: Profile, progress: Progress, target: LM | None) -> tu
     choice = choose(profile)
     fetched = [fetch.fetch(model, offline=False, progress=progress) for model in choice.models]
     folders = fetched[0], fetched[1] if choice.draft else None
-    warnings = _check(profile, folders, 2 * profile.max_new_tokens)
+    warnings = _check(profile, folders, 2 * profile.max_new_tokens, 1)
     return _load(profile, choice, folders, target), warnings
 
 
@@ -77,13 +79,17 @@ def missing_for_chat(profile: Profile) -> bool:
     return any(fetch.find(model) is None for model in choose(profile).models)
 
 
-def _check(profile: Profile, folders: tuple[Path, Path | None], tokens: int) -> Sequence[str]:
-    """The pair check's warnings. Raises PairError, MachineError."""
+def _check(profile: Profile, folders: tuple[Path, Path | None], tokens: int, rows: int) -> Sequence[str]:
+    """The pair check's warnings for so many rows. Raises PairError, MachineError."""
     target, draft = folders
     wide = {"float32": 4, "float64": 8}
     context = screen.folder(target).config.get("max_position_embeddings", tokens)
     report = pair.check(
-        target, draft, max_tokens=min(tokens, context), dtype_bytes=wide.get(profile.dtype, 2)
+        target,
+        draft,
+        max_tokens=min(tokens, context),
+        batch_size=rows,
+        dtype_bytes=wide.get(profile.dtype, 2),
     )
     report.refuse()
     return report.warnings
