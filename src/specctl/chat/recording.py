@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -41,7 +40,7 @@ def sessions_dir() -> Path:
 
 def new_path() -> Path:
     """A name for a chat that begins now; made when the first line is written."""
-    return sessions_dir() / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.jsonl"
+    return sessions_dir() / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06}.jsonl"
 
 
 def list_sessions() -> list[Path]:
@@ -154,8 +153,3 @@ def checked(event: Event) -> Event:
     if isinstance(event, Verified) and not 0 <= event.accepted <= event.drafted <= _MOST_DRAFTED:
         raise ValueError("a verdict that accepts more than was drafted")
     return event
-
-
-def safe_name(text: str) -> str:
-    """A file name from what a user typed, without folders or surprises."""
-    return re.sub(r"[^\w.-]+", "-", text).strip("-.")[:80] or "chat"
