@@ -157,7 +157,9 @@ TOKENIZER = byte_tokenizer(["the ", "sky"])
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trimmed") / "model"
-    module = tiny_module(dtype=torch.bfloat16, native=True, vocab_size=len(TOKENIZER), tie_word_embeddings=True)
+    module = tiny_module(
+        dtype=torch.bfloat16, native=True, vocab_size=len(TOKENIZER), tie_word_embeddings=True
+    )
     module.save_pretrained(folder)
     TOKENIZER.save_pretrained(folder)
     return folder
@@ -180,7 +182,9 @@ def read(folder: Path, model: Path, dtype: str = "auto") -> tuple[LM, trimmed.He
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float32"])
-def test_rows_are_bit_equal_and_the_input_embedding_stays_whole(folder: Path, model: Path, dtype: str) -> None:
+def test_rows_are_bit_equal_and_the_input_embedding_stays_whole(
+    folder: Path, model: Path, dtype: str
+) -> None:
     lm, head = read(folder, model, dtype)
     embedding = lm.module.get_input_embeddings().weight.detach().clone()  # type: ignore[operator]
     assert torch.equal(head.weight.to(lm.dtype), embedding[head.ids])

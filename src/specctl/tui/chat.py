@@ -20,10 +20,12 @@ from specctl.chat.fold import Run
 from specctl.cli.safe_text import safe_line
 from specctl.errors import SpecctlError
 from specctl.events import Event
+from specctl.profile import override
 from specctl.profile.schema import Profile, effective
-from specctl.store.progress import SilentProgress
 from specctl.tui import commands
+from specctl.tui.fetching import Fetching
 from specctl.tui.panes import Bar, Panes, Pulse
+from specctl.tui.picker import Picker
 from specctl.tui.prompt import Prompt
 from specctl.tui.talk import Answer, Talk
 
@@ -60,6 +62,7 @@ class ChatScreen(Screen[None]):
         self.race_first = False
         self.attempt = 0
         self._stop = False
+        self._fetching = Fetching()
         self._inbox: deque[Event] = deque()
         self._queued: list[str] = []
         self._answer: Answer | None = None
@@ -80,7 +83,28 @@ class ChatScreen(Screen[None]):
         for one in self.talked.exchanges:
             await self.show_exchange(one)
         self.set_interval(1 / UPDATES_PER_S, self._drain)
-        self.open_profile(self.profile)
+        try:
+            missing = self.engine.missing(self.profile)
+        except SpecctlError as error:
+            await self._failed(error, None)
+            return
+        if missing:
+            self.app.push_screen(Picker(self.engine.offers(), self.profile.pair), self._picked)
+        else:
+            self.open_profile(self.profile)
+
+    async def _picked(self, pair: str | None) -> None:
+        if pair is None:
+            self._tell()
+            return
+        try:
+            self.base = (
+                override.merge(self.profile, {"pair": pair}) if pair != self.profile.pair else self.profile
+            )
+        except SpecctlError as error:
+            await self._failed(error, None)
+            return
+        self.open_profile(self.base)
 
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width < NARROW, "narrow")
@@ -105,7 +129,7 @@ class ChatScreen(Screen[None]):
         self._stop = False
         self.call_later(self._begin_opening, profile)
         try:
-            ready = self.engine.open(profile, SilentProgress())
+            ready = self.engine.open(profile, self._fetching)
             baseline = self.engine.baseline()
         except Exception as error:
             self.call_later(self._failed, error, None)
@@ -119,12 +143,20 @@ class ChatScreen(Screen[None]):
     async def _opened(self, profile: Profile, ready: Ready, baseline: float | None) -> None:
         self.profile, self.ready, self.baseline = profile, ready, baseline
         self.busy = False
-        names = f"{ready.target} + {ready.draft}" if ready.draft else ready.target
-        law = "exact" if ready.exact else "lossy: not the target's own law"
-        self.query_one(Bar).tell(profile.name, names, f"{ready.device} {ready.dtype}", law)
+        self._tell()
         for note in ready.notes:
             await self.say(note)
         self._next()
+
+    def _tell(self) -> None:
+        """The header: what is in force."""
+        if self.ready is None:
+            self.query_one(Bar).tell(self.profile.name, "no model is loaded: /profile chooses another")
+            return
+        ready = self.ready
+        names = f"{ready.target} + {ready.draft}" if ready.draft else ready.target
+        law = "exact" if ready.exact else "lossy: not the target's own law"
+        self.query_one(Bar).tell(self.profile.name, names, f"{ready.device} {ready.dtype}", law)
 
     # Generating -------------------------------------------------------------------------------------------------
 
@@ -165,6 +197,8 @@ class ChatScreen(Screen[None]):
 
     async def _drain(self) -> None:
         """Everything that came in since the last screen update, at once."""
+        if self._fetching.line():
+            self.query_one(Bar).tell(self._fetching.line())
         if not self._inbox or self.talked.last is None:
             return
         text = ""
@@ -217,7 +251,7 @@ class ChatScreen(Screen[None]):
             await self.say(error.message + (f" ({error.hint})" if error.hint else ""), "error")
         else:
             await self.say(f"this is a bug in specctl: {type(error).__name__}: {error}", "error")
-        self.query_one(Bar).tell(self.profile.name, "ready" if self.ready else "no model is loaded")
+        self._tell()
 
     def _next(self) -> None:
         """Whatever waits: typed prompts first, then the baseline that is still missing."""

@@ -34,7 +34,7 @@ class DraftPane(Pane):
 
     def __init__(self) -> None:
         super().__init__("Draft", "draft")
-        self.border_subtitle = "accepted · struck: rejected · bold: the target's own"
+        self.border_subtitle = "struck: rejected · bold: the target's own"
 
     def render(self) -> Content:
         width, height = self.content_size

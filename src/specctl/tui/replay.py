@@ -129,7 +129,7 @@ class ReplayScreen(Screen[None]):
         passed = bisect_right(self._stops, self._at)
         said = f" round {self._run.stats.rounds} · {self._run.seconds:.1f} s · {SPEEDS[self._speed]:g}× "
         room = max(width - len(said) - 2, 4)
-        mark = "▶" if self._playing else "⏸"
+        mark = "▶" if self._playing else "■"
         done = look.bar(passed / max(total, 1), room)
         self.query_one("#timeline", Static).update(Content(f"{mark} {done}{said}"))
 
