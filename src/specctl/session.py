@@ -19,6 +19,7 @@ from specctl.decode.target import Kept, Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
+from specctl.models import trimmed
 from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
@@ -173,6 +174,7 @@ class Session:
             rows=rows,
             settings={
                 "drafter": profile.drafter.model_dump(),
+                "draft": profile.draft.model_dump() if profile.draft else None,
                 "sampling": profile.sampling.model_dump(),
                 "max_new_tokens": profile.max_new_tokens,
             },
@@ -195,7 +197,7 @@ def open_session(
     native = profile.numerics == "native"
     if target is None:
         target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
-    draft, draft_note = _open_draft(profile, target, draft_dir, draft_name)
+    draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
     note = None if native else _settle_numerics(target)
     info = SessionInfo(
         target=target_name,
@@ -213,15 +215,18 @@ def open_session(
 
 
 def _open_draft(
-    profile: Profile, target: LM, folder: Path | None, name: str | None
+    profile: Profile, target: LM, target_dir: Path, folder: Path | None, name: str | None
 ) -> tuple[LM | None, str | None]:
-    """The draft, made cheap, and a sentence if that failed for some of it."""
+    """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
     if profile.drafter.drafts_itself:
-        lm = target
+        lm, folder = target, target_dir
     elif profile.drafter.uses_draft and folder is not None:
         lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
     else:
         return None, None
+    if profile.draft is not None and profile.draft.trim is not None:
+        head = trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size)
+        lm = trimmed.trimmed(lm, head)
     return cheapened(lm, profile.quantize)
 
 

@@ -1,4 +1,4 @@
-"""The fused decoder is transformers' module with fewer steps: the same logits, ragged rows and slot moves included."""
+"""The fused decoder is transformers' module with fewer steps: equal logits, ragged rows and slot moves included."""
 
 from __future__ import annotations
 

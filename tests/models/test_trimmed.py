@@ -105,7 +105,7 @@ def test_greedy_acceptance_of_a_self_draft_is_coverage() -> None:
     answers = plain_tokens()
     drafted = [event for event in events if event.kind == "drafted" and event.tokens]
     verified = {(e.row, e.round): e for e in events if e.kind == "verified"}
-    place = {row: 0 for row in range(5)}
+    place = dict.fromkeys(range(5), 0)
     for event in events:
         if event.kind == "emitted":
             before, place[event.row] = place[event.row], place[event.row] + len(event.tokens)
