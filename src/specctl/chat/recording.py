@@ -80,6 +80,8 @@ def append(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 def read(path: Path) -> Recording:
     """Raises RequestError that names the first line that cannot be used; a torn last line is left out."""
+    if not path.exists():
+        raise RequestError(f"there is no file `{path}`")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise RequestError(f"`{path}` is larger than {MAX_BYTES // 1_000_000} MB")

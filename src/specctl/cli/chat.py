@@ -67,7 +67,7 @@ def chat(
     if resume is not None:
         known = recording.list_sessions()
         if resume == "last" and not known:
-            raise RequestError("no chat is saved yet", hint="start one with `specctl chat`")
+            raise RequestError("there is no chat saved yet", hint="start one with `specctl chat`")
         found = recording.read(known[0] if resume == "last" else recording.find(resume))
     _run(settings, found, save=save and wishes.save, race=race)
 
