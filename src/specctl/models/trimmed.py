@@ -36,6 +36,12 @@ class Head:
     bias: Tensor | None = None
 
 
+def cut(lm: LM, ids: Tensor) -> Head:
+    """The rows `ids` of a loaded model's own head."""
+    head = lm.module.get_output_embeddings()
+    return Head(ids, head.weight.detach()[ids], None if head.bias is None else head.bias.detach()[ids])
+
+
 def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
