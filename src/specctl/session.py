@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any
+from typing import Any, Protocol
 
 from specctl import __version__
 from specctl.decode.accept import ACCEPTORS
@@ -134,8 +134,20 @@ class Session:
         )
 
 
+class Loader(Protocol):
+    """`models.load.load`, or something that remembers what it has loaded."""
+
+    def __call__(self, path: Path, *, name: str, dtype: str, device: str, native: bool) -> LM: ...
+
+
 def open_session(
-    profile: Profile, target_dir: Path, draft_dir: Path | None, *, target_name: str, draft_name: str | None
+    profile: Profile,
+    target_dir: Path,
+    draft_dir: Path | None,
+    *,
+    target_name: str,
+    draft_name: str | None,
+    load: Loader = load,
 ) -> Session:
     """Load the models and settle numerics. Raises the errors of `models/load.py`."""
     native = profile.numerics == "native"

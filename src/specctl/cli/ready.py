@@ -14,7 +14,7 @@ from specctl.store import fetch, hub, pair, screen
 from specctl.store.registry import HubSource, IndexSource, Model
 
 if TYPE_CHECKING:
-    from specctl.session import Session
+    from specctl.session import Loader, Session
 
 ASK_ABOVE_BYTES = 500_000_000
 
@@ -49,7 +49,13 @@ def _ask(missing: list[Model], choice: Choice) -> None:
     )
 
 
-def open_session(profile: Profile, choice: Choice, folders: tuple[Path, Path | None], prompt: str) -> Session:
+def open_session(
+    profile: Profile,
+    choice: Choice,
+    folders: tuple[Path, Path | None],
+    prompt: str,
+    loader: Loader | None = None,
+) -> Session:
     """Checks the pair, then loads it. Raises PairError, MachineError and what loading raises."""
     target, draft = folders
     wide = {"float32": 4, "float64": 8}
@@ -62,12 +68,14 @@ def open_session(profile: Profile, choice: Choice, folders: tuple[Path, Path | N
     report.refuse()
     for warning in report.warnings:
         console.note(f"warning: {warning}")
-    from specctl.session import open_session as load
+    from specctl import session
+    from specctl.models.load import load
 
-    return load(
+    return session.open_session(
         profile,
         target,
         draft,
         target_name=choice.target.name,
         draft_name=choice.draft.name if choice.draft else None,
+        load=loader or load,
     )
