@@ -81,7 +81,7 @@ class Trial:
     def from_json(cls, data: dict[str, Any]) -> Trial:
         """Raises TypeError for fields that are not a trial's."""
         tuples = {name: tuple(data[name]) for name in ("offered", "accepted") if name in data}
-        fields: dict[str, Any] = {**data, **tuples}
+        fields: dict[str, Any] = data | tuples
         return cls(**fields)
 
 
