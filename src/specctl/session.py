@@ -18,6 +18,7 @@ from specctl.decode.target import Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Event, Started
+from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
@@ -28,7 +29,7 @@ __all__ = ["Request", "Session", "SessionInfo", "open_session"]
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What is in force, after `auto` and fallbacks. `numerics_note` says why a wish was not met."""
+    """What is in force, after `auto` and fallbacks. The notes say why a wish was not met."""
 
     target: str
     draft: str | None
@@ -36,6 +37,7 @@ class SessionInfo:
     dtype: str
     numerics: str
     numerics_note: str | None
+    draft_note: str | None
     accept: str
     exact: bool
 
@@ -151,21 +153,17 @@ def open_session(
 ) -> Session:
     """Load the models and settle numerics. Raises the errors of `models/load.py`."""
     native = profile.numerics == "native"
-    uses_draft = profile.drafter.uses_draft
     target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
-    draft = None
-    if uses_draft and draft_dir is not None:
-        draft = load(
-            draft_dir, name=draft_name or "draft", dtype=profile.dtype, device=profile.device, native=native
-        )
-    note = None if native else _settle_numerics(target, draft)
+    draft, draft_note = _open_draft(profile, target, draft_dir, draft_name)
+    note = None if native else _settle_numerics(target)
     info = SessionInfo(
         target=target_name,
-        draft=draft_name if draft is not None else None,
+        draft=None if draft is None else draft.name,
         device=str(target.device),
         dtype=str(target.dtype).removeprefix("torch."),
         numerics="native" if native or note else "invariant",
         numerics_note=note,
+        draft_note=draft_note,
         accept="greedy" if profile.sampling.temperature == 0 else profile.accept,
         exact=True,
     )
@@ -173,17 +171,28 @@ def open_session(
     return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer))
 
 
-def _settle_numerics(target: LM, draft: LM | None) -> str | None:
-    """Give both models the row floor the self-test found; a sentence if the target has none."""
+def _open_draft(
+    profile: Profile, target: LM, folder: Path | None, name: str | None
+) -> tuple[LM | None, str | None]:
+    """The draft, made cheap, and a sentence if that failed for some of it."""
+    if profile.drafter.drafts_itself:
+        lm = target
+    elif profile.drafter.uses_draft and folder is not None:
+        lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
+    else:
+        return None, None
+    return cheapened(lm, profile.quantize)
+
+
+def _settle_numerics(target: LM) -> str | None:
+    """Give the target the row floor the self-test found; a sentence if it has none. A draft needs none."""
     floor = invariant_floor(target)
     if floor is None:
         return (
             f"`invariant` numerics do not hold for `{target.name}` in {target.dtype} here; "
             "near-ties may fall differently from plain decoding"
         )
-    for lm in (target, draft):
-        if lm is not None:
-            lm.row_floor = floor
+    target.row_floor = floor
     return None
 
 

@@ -119,6 +119,7 @@ class Parts:
 _REGISTRY = {
     "none": "specctl.drafters.none:NoDrafter",
     "draft-model": "specctl.drafters.draft_model:DraftModel",
+    "self": "specctl.drafters.draft_model:DraftModel",
     "ngram": "specctl.drafters.ngram:Ngram",
 }
 

@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
 from specctl.models.lm import LM
-from specctl.profile.drafters import DraftModelParams
+from specctl.profile.drafters import DraftModelParams, SelfParams
 
 _CATCH_UP = 8
 """Committed tokens the draft lacks are fed with the round's first step; more than these are prefilled apart."""
@@ -30,7 +30,7 @@ class DraftModel:
 
     needs: frozenset[int] = frozenset()
 
-    def __init__(self, params: DraftModelParams, parts: Parts) -> None:
+    def __init__(self, params: DraftModelParams | SelfParams, parts: Parts) -> None:
         assert parts.draft is not None
         self._lm: LM = parts.draft
         self._vocab_size = parts.target.vocab_size
