@@ -154,7 +154,7 @@ def open_session(
     """Load the models and settle numerics. Raises the errors of `models/load.py`."""
     native = profile.numerics == "native"
     target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
-    draft, draft_note = _open_draft(profile, target, draft_dir, draft_name)
+    draft, draft_note = _open_draft(profile, target, draft_dir, draft_name, load)
     note = None if native else _settle_numerics(target)
     info = SessionInfo(
         target=target_name,
@@ -172,7 +172,7 @@ def open_session(
 
 
 def _open_draft(
-    profile: Profile, target: LM, folder: Path | None, name: str | None
+    profile: Profile, target: LM, folder: Path | None, name: str | None, load: Loader
 ) -> tuple[LM | None, str | None]:
     """The draft, made cheap, and a sentence if that failed for some of it."""
     if profile.drafter.drafts_itself:

@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from torch import nn
+
 from specctl.models.lm import LM
 
 _PROC = Path("/proc/self")
@@ -46,13 +48,19 @@ def _status_bytes(field: str) -> int | None:
 
 def weight_bytes(lm: LM) -> int:
     """Bytes of all weights, shared ones once."""
-    tensors = {tensor.data_ptr(): tensor for tensor in (*lm.module.parameters(), *lm.module.buffers())}
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    return sum(_tensors(lm.module).values())
 
 
 def step_bytes(lm: LM) -> int:
-    """Bytes of weights one forward of a single token reads: the embedding table only where it is the head too."""
-    table = lm.module.get_input_embeddings().weight  # type: ignore[operator]
-    head = lm.module.get_output_embeddings()  # type: ignore[operator]
-    tied = head is not None and getattr(head, "weight", None) is table
-    return weight_bytes(lm) - (0 if tied else table.numel() * table.element_size())
+    """Bytes of weights a forward of one token reads: an embedding table only where it is the head as well."""
+    read: dict[int, int] = {}
+    for module in lm.module.modules():
+        if not isinstance(module, nn.Embedding):
+            read |= _tensors(module, recurse=False)
+    return sum(read.values())
+
+
+def _tensors(module: nn.Module, recurse: bool = True) -> dict[int, int]:
+    """Where each weight is, and its bytes."""
+    found = [*module.parameters(recurse), *module.buffers(recurse)]
+    return {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in found}

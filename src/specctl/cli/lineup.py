@@ -113,6 +113,7 @@ def _open(
             session = ready.open_session(profile, chosen, folders, longest, loader)
         finally:
             status.hide()
-    if session.info.numerics_note and not quiet:
-        console.note(f"note: {session.info.numerics_note}")
+    for note in (session.info.numerics_note, session.info.draft_note):
+        if note and not quiet:
+            console.note(f"note: {note}")
     return Opened(session, chosen, folders)
