@@ -18,7 +18,9 @@ from specctl.decode.target import Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Event, Started
+from specctl.models import costs
 from specctl.models.cheap import cheapened
+from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
@@ -52,6 +54,7 @@ class Session:
     target: LM
     draft: LM | None
     eos: frozenset[int]
+    costs: Costs | None = None
 
     def encode(self, prompt: str, *, system: str | None, raw: bool) -> tuple[int, ...]:
         """Prompt to token ids, by the model's chat template or as it stands.
@@ -101,7 +104,8 @@ class Session:
 
     def drafter(self, sampler: Sampler) -> Drafter:
         """The profile's drafter with empty caches."""
-        return build_drafter(self.profile.drafter, Parts(self.target, self.draft, sampler, self.eos))
+        parts = Parts(self.target, self.draft, sampler, self.eos, self.costs)
+        return build_drafter(self.profile.drafter, parts)
 
     def rules(self, sampler: Sampler, batch_size: int = 1) -> Rules:
         return Rules(
@@ -168,17 +172,18 @@ def open_session(
         exact=True,
     )
     tokenizer = load_tokenizer(target_dir)
-    return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer))
+    known = costs.of(target, draft) if profile.drafter.method == "auto" else None
+    return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer), known)
 
 
 def _open_draft(
     profile: Profile, target: LM, folder: Path | None, name: str | None, load: Loader
 ) -> tuple[LM | None, str | None]:
     """The draft, made cheap, and a sentence if that failed for some of it."""
-    if profile.drafter.drafts_itself:
-        lm = target
-    elif profile.drafter.uses_draft and folder is not None:
+    if profile.drafter.takes_draft and folder is not None:
         lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
+    elif profile.drafter.drafts_itself:
+        lm = target
     else:
         return None, None
     return cheapened(lm, profile.quantize)
