@@ -49,6 +49,9 @@ PerKind = Annotated[int | None, typer.Option(min=1, help="At most so many prompt
 BatchSizes = Annotated[str, typer.Option("--batch-size", metavar="N,…", help="Rows decoded together.")]
 Repeats = Annotated[int, typer.Option(min=1, max=100, help="How often everything is run.")]
 Quick = Annotated[bool, typer.Option("--quick", help="One prompt of each kind, 64 tokens.")]
+Peers = Annotated[
+    bool, typer.Option("--peers", help="Also transformers' own speculation, and `economize` if installed.")
+]
 OutputDir = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write bench.json and bench.csv there.")
 ]
@@ -71,6 +74,7 @@ def bench(
     batch_size: BatchSizes = "1",
     repeats: Repeats = 1,
     quick: Quick = False,
+    peers: Peers = False,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
     seed: options.Seed = None,
@@ -104,6 +108,7 @@ def bench(
     from specctl.bench.profiles import ProfileContestant
 
     contestants: list[Contestant] = [ProfileContestant(one.session) for one in opened]
+    contestants += _peers(opened, sizes) if peers else []
     _measure(run, contestants, plan, output, quiet=silent)
     _show(run, as_json=as_json, quiet=quiet, output=output)
     if not run.complete:
@@ -112,6 +117,21 @@ def bench(
         one.speedup.mean < fail_under for one in run.summaries() if one.contestant != run.baseline
     ):
         raise typer.Exit(ExitCode.NO)
+
+
+def _peers(opened: list[Opened], sizes: list[int]) -> list[Contestant]:
+    """Raises RequestError for what they cannot do."""
+    from specctl.bench import peers
+    from specctl.bench.profiles import SharedModels
+
+    session = opened[0].session
+    if sizes != [1] or session.profile.sampling.temperature > 0 or session.info.device != "cpu":
+        raise RequestError(
+            "`--peers` compares greedy decoding on the CPU, one prompt at a time",
+            hint="leave out --batch-size, --temperature and --device",
+        )
+    draft = next((one.folders[1] for one in opened if one.folders[1] is not None), None)
+    return peers.peers(opened[0].folders[0], draft, session.eos, SharedModels())
 
 
 def _batch_sizes(text: str) -> list[int]:
