@@ -370,7 +370,7 @@ class TestMerge:
         }
         assert found["sampling.seed"] == (4, "typed")
         assert found["pair"] == (self.base.pair, "profile x")
-        assert found["drafter.draft_tokens"] == (8, "default")
+        assert found["drafter.draft_tokens"] == (24, "default")
 
 
 class TestShipped:

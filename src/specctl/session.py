@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any, Protocol
@@ -12,8 +12,9 @@ from specctl import __version__
 from specctl.decode.accept import ACCEPTORS
 from specctl.decode.draft import Drafter, Parts, Request, build_drafter
 from specctl.decode.loop import Rules, decode
-from specctl.decode.prompt import encode_chat, encode_raw
+from specctl.decode.prompt import Message, encode_chat, encode_messages, encode_raw
 from specctl.decode.sampling import Law, Sampler
+from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW
 from specctl.decode.target import Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
@@ -62,6 +63,13 @@ class Session:
         Raises RequestError for an empty prompt, one that does not fit the context, or a missing template.
         """
         ids = encode_raw(self.tokenizer, prompt) if raw else encode_chat(self.tokenizer, prompt, system)
+        return self._fitting(ids)
+
+    def encode_messages(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """A conversation to token ids, ready for the next answer. Raises RequestError as `encode` does."""
+        return self._fitting(encode_messages(self.tokenizer, messages))
+
+    def _fitting(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         if len(ids) >= self.target.context_length:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens, the context of `{self.info.target}` only "
@@ -75,22 +83,25 @@ class Session:
         requests: Sequence[Request],
         *,
         batch_size: int = 1,
+        schedule: str = DEFAULT,
+        window: int = DEFAULT_WINDOW,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """Decode the requests by the profile, at most `batch_size` at once; the events carry text.
 
-        The first one is `Started`.
+        The first one is `Started`. `window` is how many rows schedule `exspec` chooses a batch from.
         """
         sampler = self.sampler()
         drafter = self.drafter(sampler)
-        longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
+        rules = replace(self.rules(sampler, batch_size), schedule=schedule, window=window)
+        first = requests[:batch_size]
+        longest = max(len(one.prompt) + one.max_new_tokens for one in first)
         target = Target(
             self.target,
-            slots=batch_size,
+            slots=len(first),
             capacity=min(longest, self.target.context_length) + 1,
             captures=drafter.needs,
         )
-        rules = self.rules(sampler, batch_size)
         yield self._started(len(requests))
         yield from annotate(
             decode(target, drafter, requests, rules, cancelled=cancelled), self.tokenizer, requests

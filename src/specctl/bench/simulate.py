@@ -64,6 +64,9 @@ class TracedDrafter:
         if self.steps:
             self._read += min(accepted[0], len(self.steps) - 1)
 
+    def swap(self, one: int, other: int) -> None:
+        """One row only."""
+
     def drop(self, slot: int) -> None:
         """One row only."""
 

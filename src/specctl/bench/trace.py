@@ -59,6 +59,9 @@ class Recorder:
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         self.drafter.observe(rows, scored, accepted)
 
+    def swap(self, one: int, other: int) -> None:
+        self.drafter.swap(one, other)
+
     def drop(self, slot: int) -> None:
         self.drafter.drop(slot)
 

@@ -102,7 +102,9 @@ def bench(
     chosen = lineup.line_up(profile.split(","), typed)
     longest = max((prompt.text for prompt in prompts), key=len)
     silent = quiet or as_json
-    opened = lineup.open_all(chosen.profiles, longest, offline=offline, unasked=pull, quiet=silent)
+    opened = lineup.open_all(
+        chosen.profiles, longest, max(sizes), offline=offline, unasked=pull, quiet=silent
+    )
     run = _new_run(opened, chosen.skipped, prompts, suite, repeats)
     plan = _plan(opened[0], prompts, sizes, repeats)
     from specctl.bench.profiles import ProfileContestant

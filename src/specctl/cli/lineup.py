@@ -88,19 +88,20 @@ def _require_comparable(first: Profile, other: Profile) -> None:
 
 
 def open_all(
-    profiles: Sequence[Profile], longest: str, *, offline: bool, unasked: bool, quiet: bool
+    profiles: Sequence[Profile], longest: str, rows: int, *, offline: bool, unasked: bool, quiet: bool
 ) -> list[Opened]:
-    """Sessions over one set of weights."""
+    """Sessions over one set of weights, for prompts up to `longest`, so many at a time."""
     from specctl.bench.profiles import SharedModels
 
     loader = SharedModels()
     return [
-        _open(profile, longest, loader, offline=offline, unasked=unasked, quiet=quiet) for profile in profiles
+        _open(profile, longest, rows, loader, offline=offline, unasked=unasked, quiet=quiet)
+        for profile in profiles
     ]
 
 
 def _open(
-    profile: Profile, longest: str, loader: Loader, *, offline: bool, unasked: bool, quiet: bool
+    profile: Profile, longest: str, rows: int, loader: Loader, *, offline: bool, unasked: bool, quiet: bool
 ) -> Opened:
     chosen = choice.choose(profile)
     with out_of_memory(profile, chosen):
@@ -110,7 +111,7 @@ def _open(
         if console.is_live(sys.stderr) and not quiet:
             status.show(f"{profile.name}: loading")
         try:
-            session = ready.open_session(profile, chosen, folders, longest, loader)
+            session = ready.open_session(profile, chosen, folders, longest, rows=rows, loader=loader)
         finally:
             status.hide()
     for note in (session.info.numerics_note, session.info.draft_note):

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import accumulate
 from math import inf
+from operator import mul
 
 from specctl.models.costs import Costs
 
@@ -67,15 +69,14 @@ def expected(rates: tuple[float, float], tokens: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """A row before a round: what lookup has found, how far the model is behind, how much may be drafted."""
+    """A row before a round: the odds of each token lookup has found, how far the model is behind and how good it
+    has been, and how many tokens may be drafted."""
 
-    found: int
+    lookup: Sequence[float]
+    model: tuple[float, float]
     lag: int
     budget: int
-    left: int
     context: int
-    lookup: tuple[float, float]
-    model: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +112,9 @@ def choose(rows: Sequence[Situation], costs: Costs, most: int) -> Plan:
 def _pick(row: Situation, length: int, with_model: bool) -> tuple[Source, int, float]:
     """The source that keeps most tokens in a draft of at most `length`, its tokens, and how many will be kept."""
     choices = [(Source.NOBODY, 0, 0.0)]
-    if row.found:
-        tokens = min(length, row.found, row.budget)
-        choices.append((Source.LOOKUP, tokens, expected(row.lookup, tokens)))
+    if row.lookup:
+        tokens = min(length, len(row.lookup), row.budget)
+        choices.append((Source.LOOKUP, tokens, sum(accumulate(row.lookup[:tokens], mul))))
     if with_model:
         tokens = min(length, row.budget)
         choices.append((Source.MODEL, tokens, expected(row.model, tokens)))
@@ -129,7 +130,7 @@ def _drafting(asked: Sequence[Situation], costs: Costs, length: int, per_round: 
     step = draft.seconds(1, rows, context)
     behind = max(asked, key=lambda row: row.lag)
     reading = max(draft.reading(behind.lag, context) - step, 0.0)
-    rounds = min(max(behind.left / per_round, 1.0), _HORIZON)
+    rounds = min(max(behind.budget / per_round, 1.0), _HORIZON)
     steps = min(length, max(row.budget for row in asked))
     return reading / rounds + step * steps
 

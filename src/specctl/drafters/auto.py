@@ -17,20 +17,17 @@ from specctl.decode.policy import Chance, Plan, Situation, Source, choose, least
 from specctl.models import costs
 from specctl.profile.drafters import AutoParams, DraftModelParams, NgramParams
 
-LOOKUP_PRIOR = Chance((0.5, 0.75), 2.0)
-MODEL_PRIOR = Chance((0.75, 0.75), 4.0)
-
 
 @dataclass(slots=True)
 class _State:
-    """What is known of one row. `read`: committed tokens the model has taken in; `found`: what lookup proposes."""
+    """What is known of a row. `read`: committed tokens the model has taken in; `at`: committed before this round."""
 
-    lookup: Chance = field(default_factory=lambda: Chance(LOOKUP_PRIOR.prior, LOOKUP_PRIOR.weight))
-    model: Chance = field(default_factory=lambda: Chance(MODEL_PRIOR.prior, MODEL_PRIOR.weight))
+    model: Chance = field(default_factory=lambda: Chance((0.75, 0.75), 4.0))
     read: int = 0
     found: list[int] = field(default_factory=list)
+    source: Source = Source.NOBODY
     drafted: int = 0
-    committed: int = 0
+    at: int = 0
 
 
 class Auto:
@@ -54,7 +51,6 @@ class Auto:
                 DraftModelParams(method="draft-model", draft_tokens=self._most, min_confidence=least), parts
             )
         self._states: list[_State] = []
-        self._plan = Plan([], [])
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._states.append(_State())
@@ -66,41 +62,39 @@ class Auto:
             self._model.begin(Row(row.index, request, row.ids[:1]), hidden)
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
-        looked_up = self._lookup.draft(rows, budget).tokens
-        for state, row, found in zip(self._states, rows, looked_up, strict=True):
-            state.found, state.committed = found, len(row.ids)
-        situations = [
-            Situation(
-                found=len(state.found),
-                lag=len(row.ids) - state.read,
-                budget=most,
-                left=most + 1,
-                context=len(row.ids),
-                lookup=state.lookup.rates(),
-                model=state.model.rates(),
-            )
-            for state, row, most in zip(self._states, rows, budget, strict=True)
-        ]
-        self._plan = choose(situations, self._costs, self._most)
-        draft = self._drafted(rows)
-        for state, tokens in zip(self._states, draft.tokens, strict=True):
-            state.drafted = len(tokens)
+        looked_up = self._lookup.draft(rows, budget)
+        assert looked_up.confidence is not None
+        situations = []
+        for slot, row in enumerate(rows):
+            state = self._states[slot]
+            state.found, state.at = looked_up.tokens[slot], len(row.ids)
+            odds, lag = looked_up.confidence[slot], len(row.ids) - state.read
+            situations.append(Situation(odds, state.model.rates(), lag, budget[slot], len(row.ids)))
+        plan = choose(situations, self._costs, self._most)
+        draft = self._drafted(rows, plan)
+        for slot, tokens in enumerate(draft.tokens):
+            self._states[slot].source = plan.sources[slot]
+            self._states[slot].drafted = len(tokens)
         return draft
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         own = [0] * len(rows)
-        lookup_kept = []
-        for slot, (row, state) in enumerate(zip(rows, self._states, strict=True)):
-            state.lookup.fade()
+        for slot, n in enumerate(accepted):
+            state = self._states[slot]
             state.model.fade()
-            lookup_kept.append(_learn_lookup(state, row.ids[state.committed :]))
-            if self._plan.sources[slot] is Source.MODEL and state.drafted:
-                own[slot] = accepted[slot]
-                state.model.learn(accepted[slot], accepted[slot] < state.drafted)
-                state.read = state.committed + min(accepted[slot], state.drafted - 1)
-        self._lookup.observe(rows, scored, lookup_kept)
+            if state.source is Source.MODEL and state.drafted:
+                own[slot] = n
+                state.model.learn(n, n < state.drafted)
+                state.read = state.at + min(n, state.drafted - 1)
+        self._lookup.observe(rows, scored, accepted)
         if self._model is not None:
             self._model.observe(rows, scored, own)
+
+    def swap(self, one: int, other: int) -> None:
+        self._states[one], self._states[other] = self._states[other], self._states[one]
+        self._lookup.swap(one, other)
+        if self._model is not None:
+            self._model.swap(one, other)
 
     def drop(self, slot: int) -> None:
         self._states[slot] = self._states[-1]
@@ -109,31 +103,17 @@ class Auto:
         if self._model is not None:
             self._model.drop(slot)
 
-    def _drafted(self, rows: Sequence[Row]) -> Draft:
+    def _drafted(self, rows: Sequence[Row], plan: Plan) -> Draft:
         """Each row's tokens from the source that was chosen for it."""
-        sources, most = self._plan.sources, self._plan.tokens
-        tokens = [
-            state.found[:n] if source is Source.LOOKUP else []
-            for state, source, n in zip(self._states, sources, most, strict=True)
-        ]
+        found, asked = [], []
+        for state, source, most in zip(self._states, plan.sources, plan.tokens, strict=False):
+            found.append(state.found[:most] if source is Source.LOOKUP else [])
+            asked.append(most if source is Source.MODEL else 0)
         if self._model is None:
-            return Draft(tokens)
-        asked = [n if source is Source.MODEL else 0 for source, n in zip(sources, most, strict=True)]
+            return Draft(found)
         modelled = self._model.draft(rows, asked)
-        merged = [own or found for own, found in zip(modelled.tokens, tokens, strict=True)]
-        return Draft(merged, None if modelled.q is None else _laws(modelled.q, merged, tokens))
-
-
-def _learn_lookup(state: _State, committed: Sequence[int]) -> int:
-    """Compares what lookup proposed with what was committed; returns how many of its tokens count as kept.
-
-    What was committed may end before the proposal does: the rest is then given the benefit of the doubt.
-    """
-    overlap = min(len(state.found), len(committed))
-    right = next((i for i in range(overlap) if state.found[i] != committed[i]), overlap)
-    if overlap:
-        state.lookup.learn(right, right < overlap)
-    return right if right < overlap else len(state.found)
+        merged = [own or copied for own, copied in zip(modelled.tokens, found, strict=True)]
+        return Draft(merged, None if modelled.q is None else _laws(modelled.q, merged, found))
 
 
 def _laws(q: Tensor, tokens: Sequence[Sequence[int]], looked_up: Sequence[Sequence[int]]) -> Tensor:

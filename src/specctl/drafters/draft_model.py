@@ -78,6 +78,9 @@ class DraftModel:
         for slot, n in enumerate(accepted):
             self._cache.commit(slot, min(n, self._fed))
 
+    def swap(self, one: int, other: int) -> None:
+        self._cache.swap(one, other)
+
     def drop(self, slot: int) -> None:
         self._cache.release(slot)
 

@@ -60,10 +60,10 @@ class NgramParams(Method):
     """Looks the last few tokens up in the prompt and the answer so far; needs no second model."""
 
     method: Literal["ngram"]
-    draft_tokens: int = Field(default=8, ge=1, le=64, description="most tokens drafted a round")
-    max_ngram: int = Field(default=4, ge=1, le=16, description="longest run of tokens looked up first")
+    draft_tokens: int = Field(default=24, ge=1, le=64, description="most tokens drafted a round")
+    max_ngram: int = Field(default=6, ge=1, le=16, description="longest run of tokens looked up first")
     min_ngram: int = Field(
-        default=2, ge=1, le=16, description="shortest run of tokens that counts as a match"
+        default=1, ge=1, le=16, description="shortest run of tokens that counts as a match"
     )
 
 
