@@ -50,7 +50,7 @@ class TracedDrafter:
         self.steps: tuple[int, ...] = ()
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
-        self._read = len(row.ids) - 1
+        """Reading the prompt is part of the first step."""
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         row, most = rows[0], min(budget[0], self._most)

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from specctl.decode.draft import Draft, Drafter, Parts, Row, Scored, build_drafter
-from specctl.decode.policy import Chance, Plan, Situation, Source, choose, least_confidence
+from specctl.decode.policy import Plan, Situation, Source, Yield, choose, least_confidence
 from specctl.models import costs
 from specctl.profile.drafters import AutoParams, DraftModelParams, NgramParams
 
 
 @dataclass(slots=True)
 class _State:
-    """What is known of a row. `read`: committed tokens the model has taken in; `at`: committed before this round."""
+    """Of one row. `read`: committed tokens the model has taken in; `at`: tokens committed before this round."""
 
-    model: Chance = field(default_factory=lambda: Chance((0.75, 0.75), 4.0))
+    model: Yield = field(default_factory=Yield)
     read: int = 0
     found: list[int] = field(default_factory=list)
     source: Source = Source.NOBODY
@@ -46,7 +46,7 @@ class Auto:
         self._lookup = build(NgramParams(method="ngram", draft_tokens=self._most), parts)
         self._model: Drafter | None = None
         if parts.draft is not None:
-            least = least_confidence(self._costs, self._most)
+            least = least_confidence(self._costs)
             self._model = build(
                 DraftModelParams(method="draft-model", draft_tokens=self._most, min_confidence=least), parts
             )
@@ -69,7 +69,7 @@ class Auto:
             state = self._states[slot]
             state.found, state.at = looked_up.tokens[slot], len(row.ids)
             odds, lag = looked_up.confidence[slot], len(row.ids) - state.read
-            situations.append(Situation(odds, state.model.rates(), lag, budget[slot], len(row.ids)))
+            situations.append(Situation(odds, state.model.averages(), lag, budget[slot], len(row.ids)))
         plan = choose(situations, self._costs, self._most)
         draft = self._drafted(rows, plan)
         for slot, tokens in enumerate(draft.tokens):
@@ -84,7 +84,7 @@ class Auto:
             state.model.fade()
             if state.source is Source.MODEL and state.drafted:
                 own[slot] = n
-                state.model.learn(n, n < state.drafted)
+                state.model.learn(n, state.drafted)
                 state.read = state.at + min(n, state.drafted - 1)
         self._lookup.observe(rows, scored, accepted)
         if self._model is not None:

@@ -51,7 +51,7 @@ class Curve:
     per_slot: float = 0.0
     thorough: bool = False
 
-    def seconds(self, tokens: int, rows: int = 1, context: int = CONTEXT) -> float:
+    def seconds(self, tokens: float, rows: int = 1, context: int = CONTEXT) -> float:
         """Between measured points a straight line; rows that were not measured count as that many more tokens."""
         if rows in self.points:
             base = _interpolate(self.points[rows], tokens)
@@ -97,7 +97,7 @@ def of(target: LM, draft: LM | None, *, thorough: bool = False) -> Costs:
     return Costs(curve(target, thorough=thorough), None if draft is None else curve(draft, thorough=thorough))
 
 
-def _interpolate(points: Mapping[int, float], at: int) -> float:
+def _interpolate(points: Mapping[int, float], at: float) -> float:
     known = sorted(points)
     if len(known) == 1:
         return points[known[0]]
