@@ -40,13 +40,17 @@ class Setup:
 
 @dataclass(slots=True)
 class Run:
-    """`complete` is False when the run was cut short; `trials` holds whole groups only."""
+    """`complete` is False when the run was cut short; `trials` holds whole groups only.
+
+    `predicted`: speedups at batch 1 from cost curves and a trace, by contestant.
+    """
 
     setup: Setup
     baseline: str
     weights: dict[str, Weights]
     trials: list[Trial] = field(default_factory=list)
     complete: bool = False
+    predicted: dict[str, float] = field(default_factory=dict)
 
     def summaries(self) -> list[Summary]:
         return summarise(self.trials, self.weights, self.baseline)
@@ -60,6 +64,7 @@ class Run:
             "setup": asdict(self.setup),
             "weights": {name: asdict(one) for name, one in self.weights.items()},
             "summary": [one.to_json() for one in self.summaries()],
+            "predicted_speedup": self.predicted,
             "trials": [one.to_json() for one in self.trials],
         }
 
@@ -79,6 +84,7 @@ def read(path: Path) -> Run:
             {name: Weights(**one) for name, one in data["weights"].items()},
             [Trial.from_json(one) for one in data["trials"]],
             data["complete"],
+            data["predicted_speedup"],
         )
     except OSError as error:
         raise RequestError(f"cannot read `{file}`: {error.strerror}", hint="check the path") from None

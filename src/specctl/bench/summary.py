@@ -99,16 +99,23 @@ def paired(
     trials: Sequence[Trial], plain: Sequence[Trial], *, decoding: bool = False
 ) -> dict[str, list[float]]:
     """Per kind, each group's speedup: the geometric mean over repeats of the ratio to the baseline's same turn."""
+    kinds: dict[str, list[float]] = {}
+    for (kind, _), ratio in by_group(trials, plain, decoding=decoding).items():
+        kinds.setdefault(kind, []).append(ratio)
+    return kinds
+
+
+def by_group(
+    trials: Sequence[Trial], plain: Sequence[Trial], *, decoding: bool = False
+) -> dict[tuple[str, str], float]:
+    """Speedups by kind and group."""
     before = {(one.group, one.repeat): _rate(one, decoding) for one in plain}
     ratios: dict[tuple[str, str], list[float]] = {}
     for one in trials:
         rate, base = _rate(one, decoding), before.get((one.group, one.repeat))
         if rate and base:
             ratios.setdefault((one.category, one.group), []).append(rate / base)
-    kinds: dict[str, list[float]] = {}
-    for (kind, _), values in ratios.items():
-        kinds.setdefault(kind, []).append(geometric_mean(values))
-    return kinds
+    return {key: geometric_mean(values) for key, values in ratios.items()}
 
 
 def _rate(trial: Trial, decoding: bool) -> float | None:

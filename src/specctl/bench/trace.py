@@ -7,15 +7,16 @@ one token a position is all that has to be recorded, and every draft length foll
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Request, Row, Scored
+from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, build_drafter
 from specctl.decode.loop import decode
 from specctl.decode.target import Target
-from specctl.events import Emitted, Prefilled
+from specctl.events import Emitted
+from specctl.profile.drafters import DraftModelParams, NoneParams
 from specctl.session import Session
 
 
@@ -30,7 +31,6 @@ class Trace:
     answer: tuple[int, ...]
     proposed: tuple[int | None, ...]
     confidence: tuple[float, ...]
-    prefill_s: float
 
     def right(self, at: int) -> bool:
         return at < len(self.answer) and self.proposed[at] == self.answer[at]
@@ -66,18 +66,17 @@ class Recorder:
         self.drafter.drop(slot)
 
 
-def record(session: Session, request: Request, cancelled: Callable[[], bool] = lambda: False) -> Trace:
-    """Plain decoding of one request with the session's drafter asked at every position."""
+def record(session: Session, request: Request) -> Trace:
+    """Plain decoding of one request, with the session's draft model, if it has one, asked at every position."""
     sampler = session.sampler()
-    drafter = session.drafter(sampler)
+    params = DraftModelParams(method="draft-model", draft_tokens=1, min_confidence=0.0)
+    parts = Parts(session.target, session.draft, sampler, session.eos)
+    drafter = build_drafter(NoneParams(method="none") if session.draft is None else params, parts)
     recorder = Recorder(drafter, needs=drafter.needs)
     capacity = min(len(request.prompt) + request.max_new_tokens, session.target.context_length) + 1
     target = Target(session.target, slots=1, capacity=capacity, captures=drafter.needs)
     answer: list[int] = []
-    prefill_s = 0.0
-    for event in decode(target, recorder, [request], session.rules(sampler), cancelled=cancelled):
+    for event in decode(target, recorder, [request], session.rules(sampler)):
         if isinstance(event, Emitted):
             answer += event.tokens
-        elif isinstance(event, Prefilled):
-            prefill_s = event.seconds
-    return Trace(request, tuple(answer), tuple(recorder.proposed), tuple(recorder.confidence), prefill_s)
+    return Trace(request, tuple(answer), tuple(recorder.proposed), tuple(recorder.confidence))

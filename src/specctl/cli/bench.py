@@ -52,6 +52,10 @@ Quick = Annotated[bool, typer.Option("--quick", help="One prompt of each kind, 6
 Peers = Annotated[
     bool, typer.Option("--peers", help="Also transformers' own speculation, and `economize` if installed.")
 ]
+Predict = Annotated[
+    bool,
+    typer.Option("--predict", help="Also foretell each speedup, from cost curves and one pass of tracing."),
+]
 OutputDir = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write bench.json and bench.csv there.")
 ]
@@ -75,6 +79,7 @@ def bench(
     repeats: Repeats = 1,
     quick: Quick = False,
     peers: Peers = False,
+    predict: Predict = False,
     max_new_tokens: options.MaxNewTokens = None,
     temperature: options.Temperature = None,
     seed: options.Seed = None,
@@ -107,11 +112,16 @@ def bench(
     )
     run = _new_run(opened, chosen.skipped, prompts, suite, repeats)
     plan = _plan(opened[0], prompts, sizes, repeats)
+    from specctl.bench import report
     from specctl.bench.profiles import ProfileContestant
 
     contestants: list[Contestant] = [ProfileContestant(one.session) for one in opened]
     contestants += _peers(opened, sizes) if peers else []
     _measure(run, contestants, plan, output, quiet=silent)
+    if predict and run.complete:
+        _predict(run, opened, plan)
+        if output is not None:
+            report.write(output, run)
     _show(run, as_json=as_json, quiet=quiet, output=output)
     if not run.complete:
         raise typer.Exit(ExitCode.INTERRUPTED)
@@ -235,6 +245,28 @@ def _measure(
         status.hide()
 
 
+def _predict(run: Run, opened: list[Opened], plan: Plan) -> None:
+    """Raises RequestError for sampled decoding, whose drafts do not follow from the text."""
+    from specctl.bench import predict, trace
+    from specctl.bench.statistics import mean_interval
+    from specctl.models import costs
+
+    for one in opened[1:]:
+        session = one.session
+        if session.profile.drafter.method not in predict.METHODS:
+            continue
+        if session.info.accept != "greedy":
+            raise RequestError("only greedy decoding can be foretold", hint="leave out --predict")
+        known = costs.of(session.target, session.draft, thorough=True)
+        kinds: dict[str, list[float]] = {}
+        for group in (group for group in plan.groups if group.batch_size == 1):
+            recorded = trace.record(session, plan.requests(group)[0])
+            ratio = predict.speedup(session, session.profile.drafter, recorded, known)
+            kinds.setdefault(group.category, []).append(ratio)
+        if kinds:
+            run.predicted[session.profile.name] = mean_interval(kinds).mean
+
+
 def _so_far(run: Run) -> str:
     found = [one for one in run.summaries() if one.contestant != run.baseline]
     return " · ".join(f"{one.contestant} {one.speedup.mean:.2f} ×" for one in found)
@@ -252,6 +284,13 @@ def _show(run: Run, *, as_json: bool, quiet: bool, output: Path | None) -> None:
         console.line("")
         head, rows = table.category_table(found, run.baseline)
         console.table(head, rows)
+        for one in found:
+            if one.contestant in run.predicted and one.batch_size == 1:
+                foretold = run.predicted[one.contestant]
+                console.line(
+                    f"{one.contestant}: predicted {foretold:.2f}, measured {one.speedup.mean:.2f} "
+                    f"({foretold / one.speedup.mean - 1:+.0%})"
+                )
         for sentence in table.words(found, run.baseline):
             console.line(sentence)
     if quiet:
@@ -262,3 +301,34 @@ def _show(run: Run, *, as_json: bool, quiet: bool, output: Path | None) -> None:
         console.note("interrupted: whole groups only are in the figures")
     if output is not None:
         console.note(f"the report is in {output}")
+
+
+RunPath = Annotated[Path, typer.Argument(help="A folder written with `bench -o`, or its bench.json.")]
+
+
+@app.command("compare")
+def compare(a: RunPath, b: RunPath, as_json: options.Json = False) -> None:
+    """Did B's methods become faster or slower than A's? Paired by prompt; exit code 1 if any became slower."""
+    from dataclasses import asdict
+
+    from specctl.bench import compare as comparing
+    from specctl.bench import report, table
+
+    changes = comparing.compare(report.read(a), report.read(b))
+    if as_json:
+        console.document(
+            {
+                "schema": 1,
+                "changes": [
+                    {**asdict(one), "ratio": one.ratio._asdict(), "verdict": one.verdict} for one in changes
+                ],
+            }
+        )
+    else:
+        rows = [
+            [one.contestant, str(one.batch_size), table.interval(one.ratio), str(one.prompts), one.verdict]
+            for one in changes
+        ]
+        console.table(("method", "batch", "B : A (95 %)", "prompts", "verdict"), rows)
+    if any(one.verdict == "slower" for one in changes):
+        raise typer.Exit(ExitCode.NO)
