@@ -377,6 +377,7 @@ class TestShipped:
     def test_every_shipped_profile_is_right_and_deterministic(self, folder: Path) -> None:
         shipped = files.list_profiles()
         assert [one.name for one in shipped] == [
+            "auto",
             "default",
             "draft-int4",
             "draft-model",
