@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from specctl import __version__
-from specctl.cli import batch, bench, console, env, models, profiles, pull, run, verify
+from specctl.cli import batch, bench, console, doctor, env, models, profiles, pull, run, verify
 
 _EPILOG = (
     "Exit codes: 0 done · 1 the answer is no · 2 the request is wrong · 3 something is missing · "
@@ -36,6 +36,7 @@ app.command("verify-equivalence", rich_help_panel="Measure", epilog=verify.EXAMP
     verify.verify_equivalence
 )
 app.add_typer(bench.app, rich_help_panel="Measure")
+app.command(rich_help_panel="Measure", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Models", epilog=pull.EXAMPLES)(pull.pull)
 app.add_typer(models.app, rich_help_panel="Models")
