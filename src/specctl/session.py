@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any
+from typing import Any, Protocol
 
 from specctl import __version__
 from specctl.decode.accept import ACCEPTORS
@@ -19,8 +19,9 @@ from specctl.decode.target import Kept, Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
-from specctl.models import trimmed
+from specctl.models import costs, trimmed
 from specctl.models.cheap import cheapened
+from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
@@ -54,6 +55,7 @@ class Session:
     target: LM
     draft: LM | None
     eos: frozenset[int]
+    costs: Costs | None = None
     kept: Kept | None = field(default=None, repr=False, compare=False)
 
     def encode(self, prompt: str, *, system: str | None, raw: bool) -> tuple[int, ...]:
@@ -145,7 +147,8 @@ class Session:
 
     def drafter(self, sampler: Sampler) -> Drafter:
         """The profile's drafter with empty caches."""
-        return build_drafter(self.profile.drafter, Parts(self.target, self.draft, sampler, self.eos))
+        parts = Parts(self.target, self.draft, sampler, self.eos, self.costs)
+        return build_drafter(self.profile.drafter, parts)
 
     def rules(self, sampler: Sampler, batch_size: int = 1) -> Rules:
         return Rules(
@@ -181,6 +184,12 @@ class Session:
         )
 
 
+class Loader(Protocol):
+    """`models.load.load`, or something that remembers what it has loaded."""
+
+    def __call__(self, path: Path, *, name: str, dtype: str, device: str, native: bool) -> LM: ...
+
+
 def open_session(
     profile: Profile,
     target_dir: Path,
@@ -189,6 +198,7 @@ def open_session(
     target_name: str,
     draft_name: str | None,
     target: LM | None = None,
+    load: Loader = load,
 ) -> Session:
     """Load the models and settle numerics. Raises the errors of `models/load.py`.
 
@@ -197,7 +207,7 @@ def open_session(
     native = profile.numerics == "native"
     if target is None:
         target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
-    draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
+    draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name, load)
     note = None if native else _settle_numerics(target)
     info = SessionInfo(
         target=target_name,
@@ -211,17 +221,18 @@ def open_session(
         exact=True,
     )
     tokenizer = load_tokenizer(target_dir)
-    return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer))
+    known = costs.of(target, draft) if profile.drafter.method == "auto" else None
+    return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer), known)
 
 
 def _open_draft(
-    profile: Profile, target: LM, target_dir: Path, folder: Path | None, name: str | None
+    profile: Profile, target: LM, target_dir: Path, folder: Path | None, name: str | None, load: Loader
 ) -> tuple[LM | None, str | None]:
     """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
-    if profile.drafter.drafts_itself:
-        lm, folder = target, target_dir
-    elif profile.drafter.uses_draft and folder is not None:
+    if profile.drafter.takes_draft and folder is not None:
         lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
+    elif profile.drafter.drafts_itself:
+        lm, folder = target, target_dir
     else:
         return None, None
     if profile.draft is not None and profile.draft.trim is not None:

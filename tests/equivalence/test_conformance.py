@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 from scenes import HOT, K, draft_lm, greedy, sampled, subject, target_lm, watched
 
-from fakes import ask
+from fakes import ask, flat_costs
 from specctl.decode.draft import _REGISTRY, Drafter, Parts, build_drafter
 from specctl.decode.sampling import Law, Sampler
 from specctl.equivalence.greedy import Watchers, verify_greedy
@@ -25,7 +25,9 @@ def params(method: str) -> Any:
 
 def maker(method: str) -> Any:
     def make(sampler: Sampler) -> Drafter:
-        return build_drafter(params(method), Parts(target_lm(), draft_lm(), sampler, frozenset()))
+        return build_drafter(
+            params(method), Parts(target_lm(), draft_lm(), sampler, frozenset(), flat_costs())
+        )
 
     return make
 

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from specctl import __version__
-from specctl.cli import batch, chat, console, env, models, profiles, pull, replay, run, trim, verify
+from specctl.cli import (
+    batch,
+    bench,
+    chat,
+    console,
+    doctor,
+    env,
+    models,
+    profiles,
+    pull,
+    replay,
+    run,
+    trim,
+    verify,
+)
 
 _EPILOG = (
     "Exit codes: 0 done · 1 the answer is no · 2 the request is wrong · 3 something is missing · "
@@ -37,6 +51,8 @@ app.command(rich_help_panel="Generate", epilog=batch.EXAMPLES)(batch.batch)
 app.command("verify-equivalence", rich_help_panel="Measure", epilog=verify.EXAMPLES)(
     verify.verify_equivalence
 )
+app.add_typer(bench.app, rich_help_panel="Measure")
+app.command(rich_help_panel="Measure", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Make drafts better", epilog=trim.EXAMPLES)(trim.trim)
 app.command(rich_help_panel="Models", epilog=pull.EXAMPLES)(pull.pull)

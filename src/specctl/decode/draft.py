@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from specctl.decode.sampling import Sampler
+from specctl.models.costs import Costs
 from specctl.models.lm import LM
 
 
@@ -47,12 +48,14 @@ class Draft:
     `q`: the laws the tokens were drawn from, `[n, k, vocab]` with k the longest draft; None: one-hot, the token
     was not drawn. `hidden`: `[n, k + 1, H]`, states after the target's first `depth` layers for the last
     committed token and each drafted one, if drafting computed them; scoring then runs the other layers only.
+    `confidence`: how likely the drafter found each token, like `tokens`; None where it did not look.
     """
 
     tokens: list[list[int]]
     q: Tensor | None = None
     hidden: Tensor | None = None
     depth: int = 0
+    confidence: list[list[float]] | None = None
 
     @property
     def longest(self) -> int:
@@ -113,12 +116,13 @@ class Drafter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a drafter may be built from."""
+    """What a drafter may be built from; `costs` are measured where they are None and needed."""
 
     target: LM
     draft: LM | None
     sampler: Sampler
     eos: frozenset[int]
+    costs: Costs | None = None
 
 
 _REGISTRY = {
@@ -126,6 +130,7 @@ _REGISTRY = {
     "draft-model": "specctl.drafters.draft_model:DraftModel",
     "self": "specctl.drafters.draft_model:DraftModel",
     "ngram": "specctl.drafters.ngram:Ngram",
+    "auto": "specctl.drafters.auto:Auto",
 }
 
 

@@ -38,7 +38,7 @@ class Head:
 
 def cut(lm: LM, ids: Tensor) -> Head:
     """The rows `ids` of a loaded model's own head."""
-    head = lm.module.get_output_embeddings()
+    head: Any = lm.module.get_submodule("lm_head")
     return Head(ids, head.weight.detach()[ids], None if head.bias is None else head.bias.detach()[ids])
 
 
