@@ -41,10 +41,11 @@ class Ngram:
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         drafts = []
         self._matched = []
-        for row, seen, odds, most in zip(rows, self._seen, self._odds, budget, strict=True):
+        for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
+            seen = self._seen[slot]
             seen.extend(row.ids)
             size, start = seen.match(row.ids)
-            limit = odds.worthwhile(size, min(most, self._params.draft_tokens))
+            limit = self._odds[slot].worthwhile(size, min(most, self._params.draft_tokens))
             drafts.append(continuation(row.ids, start, limit, self._eos))
             self._matched.append(Match(size, drafts[-1], len(row.ids)))
         chances = [
