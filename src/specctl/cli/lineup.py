@@ -97,7 +97,13 @@ def open_all(
     opened = []
     for profile in profiles:
         one = _open(
-            profile, longest, rows, targets.get(profile.numerics), offline=offline, unasked=unasked, quiet=quiet
+            profile,
+            longest,
+            rows,
+            targets.get(profile.numerics),
+            offline=offline,
+            unasked=unasked,
+            quiet=quiet,
         )
         targets[profile.numerics] = one.session.target
         opened.append(one)
