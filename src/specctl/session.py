@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
-from typing import Any, Protocol
+from typing import Any
 
 from specctl import __version__
 from specctl.decode.accept import ACCEPTORS
@@ -184,12 +184,6 @@ class Session:
         )
 
 
-class Loader(Protocol):
-    """`models.load.load`, or something that remembers what it has loaded."""
-
-    def __call__(self, path: Path, *, name: str, dtype: str, device: str, native: bool) -> LM: ...
-
-
 def open_session(
     profile: Profile,
     target_dir: Path,
@@ -198,7 +192,6 @@ def open_session(
     target_name: str,
     draft_name: str | None,
     target: LM | None = None,
-    load: Loader = load,
 ) -> Session:
     """Load the models and settle numerics. Raises the errors of `models/load.py`.
 
@@ -207,7 +200,7 @@ def open_session(
     native = profile.numerics == "native"
     if target is None:
         target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
-    draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name, load)
+    draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
     note = None if native else _settle_numerics(target)
     info = SessionInfo(
         target=target_name,
@@ -226,7 +219,7 @@ def open_session(
 
 
 def _open_draft(
-    profile: Profile, target: LM, target_dir: Path, folder: Path | None, name: str | None, load: Loader
+    profile: Profile, target: LM, target_dir: Path, folder: Path | None, name: str | None
 ) -> tuple[LM | None, str | None]:
     """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
     if profile.drafter.takes_draft and folder is not None:

@@ -24,8 +24,8 @@ _SHOWN = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32)
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """`expected`: speedups foretold for each traced prompt; `break_even`: the share of single draft tokens that must
-    be right before drafting with this model pays at all, None if none is enough.
+    """`expected`: speedups foretold for each traced prompt; `break_even`: the share of single draft tokens that has
+    to be right before drafting with this model pays at all, None if none is enough.
     """
 
     machine: dict[str, Any]
@@ -93,7 +93,7 @@ def diagnose(session: Session, traces: Sequence[Trace], costs: Costs) -> Diagnos
 
 
 def best_speedup(costs: Costs, chance: float) -> float:
-    """Of any draft length, prefill apart, if each token is right with this chance (arXiv:2211.17192, section 3.3)."""
+    """Of any draft length, prefill apart, if each token is right with this chance (arXiv:2211.17192, sec. 3.3)."""
     if costs.draft is None:
         return 1.0
     step, target = costs.draft.seconds(1), costs.target

@@ -16,7 +16,7 @@ import torch
 
 from specctl.bench.trial import Contestant, Outcome
 from specctl.decode.draft import Request
-from specctl.session import Loader
+from specctl.models.load import load
 
 DRAFT_TOKENS = 5
 LOOKUP_TOKENS = 10
@@ -47,15 +47,15 @@ class Peer:
         return Outcome(tuple(answers), perf_counter() - begun)
 
 
-def peers(target: Path, draft: Path | None, eos: frozenset[int], load: Loader) -> list[Contestant]:
+def peers(target: Path, draft: Path | None, eos: frozenset[int]) -> list[Contestant]:
     """Those that this machine has. Greedy, batch 1."""
-    model = _module(target, load)
+    model = _module(target)
     found = [
         Peer("transformers", model.generate, eos),
         Peer("transformers lookup", model.generate, eos, prompt_lookup_num_tokens=LOOKUP_TOKENS),
     ]
     if draft is not None:
-        assistant = _module(draft, load)
+        assistant = _module(draft)
         settings = assistant.generation_config
         settings.num_assistant_tokens = DRAFT_TOKENS
         settings.num_assistant_tokens_schedule = "constant"
@@ -63,7 +63,7 @@ def peers(target: Path, draft: Path | None, eos: frozenset[int], load: Loader) -
     return [*found, *_economize(target, draft, eos)]
 
 
-def _module(folder: Path, load: Loader) -> Any:
+def _module(folder: Path) -> Any:
     module: Any = load(folder, name=folder.name, dtype="auto", device="cpu", native=True).module
     # Some models ask for a penalty or for sampling by default.
     module.generation_config.repetition_penalty = 1.0
@@ -77,8 +77,6 @@ def _economize(target: Path, draft: Path | None, eos: frozenset[int]) -> list[Pe
     """It attaches to a model for good, so each method gets a model of its own."""
     if util.find_spec("economize") is None:
         return []
-    from specctl.models.load import load
-
     library = import_module("economize")
     lookup = import_module("economize.techniques.lookup").LookupConfig()
     techniques = [("economize lookup", lookup, LOOKUP_TOKENS)]
@@ -87,7 +85,7 @@ def _economize(target: Path, draft: Path | None, eos: frozenset[int]) -> list[Pe
         techniques.append(("economize draft", config, DRAFT_TOKENS))
     found = []
     for name, technique, tokens in techniques:
-        model = library.apply(_module(target, load), technique)
+        model = library.apply(_module(target), technique)
         decoding = library.DecodeConfig(cycle_length=tokens + 1)
         found.append(Peer(name, model.generate, eos, decoding=decoding))
     return found

@@ -1,10 +1,9 @@
-"""A profile as a contestant, and several of them on one set of loaded weights."""
+"""A profile as a contestant."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from time import perf_counter
 
 from specctl.bench.memory import step_bytes, weight_bytes
@@ -13,24 +12,7 @@ from specctl.bench.trial import Outcome
 from specctl.decode.draft import Request
 from specctl.decode.stats import Stats
 from specctl.events import Drafted, Emitted, Event
-from specctl.models.lm import LM
-from specctl.models.load import load
 from specctl.session import Session
-
-
-class SharedModels:
-    """A loader for `open_session` that loads each model once for each way of loading it."""
-
-    def __init__(self) -> None:
-        self._loaded: dict[tuple[Path, str, str, bool], LM] = {}
-
-    def __call__(
-        self, path: Path, *, name: str, dtype: str = "auto", device: str = "auto", native: bool = False
-    ) -> LM:
-        key = (path, dtype, device, native)
-        if key not in self._loaded:
-            self._loaded[key] = load(path, name=name, dtype=dtype, device=device, native=native)
-        return self._loaded[key]
 
 
 class ProfileContestant:

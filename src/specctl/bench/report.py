@@ -86,6 +86,8 @@ def read(path: Path) -> Run:
             data["complete"],
             data["predicted_speedup"],
         )
+    except FileNotFoundError:
+        raise RequestError(f"there is no file `{file}`", hint="`bench -o DIR` writes one") from None
     except OSError as error:
         raise RequestError(f"cannot read `{file}`: {error.strerror}", hint="check the path") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

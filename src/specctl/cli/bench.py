@@ -134,7 +134,6 @@ def bench(
 def _peers(opened: list[Opened], sizes: list[int]) -> list[Contestant]:
     """Raises RequestError for what they cannot do."""
     from specctl.bench import peers
-    from specctl.bench.profiles import SharedModels
 
     session = opened[0].session
     if sizes != [1] or session.profile.sampling.temperature > 0 or session.info.device != "cpu":
@@ -143,7 +142,7 @@ def _peers(opened: list[Opened], sizes: list[int]) -> list[Contestant]:
             hint="leave out --batch-size, --temperature and --device",
         )
     draft = next((one.folders[1] for one in opened if one.folders[1] is not None), None)
-    return peers.peers(opened[0].folders[0], draft, session.eos, SharedModels())
+    return peers.peers(opened[0].folders[0], draft, session.eos)
 
 
 def _batch_sizes(text: str) -> list[int]:

@@ -82,7 +82,7 @@ def _lines(found: Diagnosis, models: str) -> Iterator[str]:
         f"speed       {found.bandwidth_bytes_s / 1e9:.1f} GB/s from memory; "
         f"bfloat16 products {found.bf16_faster:.1f} × as fast as float32"
     )
-    yield f"models      {models}: they fit each other; {size(found.weights_bytes)} of weights, {found.dtype}"
+    yield f"models      {models}: {size(found.weights_bytes)} of weights, {found.dtype}"
     held = (
         "hold here: drafting cannot change the text" if found.numerics == "invariant" else "do not hold here"
     )

@@ -17,7 +17,8 @@ from specctl.profile import files, override, read
 from specctl.profile.schema import Profile, effective
 
 if TYPE_CHECKING:
-    from specctl.session import Loader, Session
+    from specctl.models.lm import LM
+    from specctl.session import Session
 
 BASELINE = "plain"
 
@@ -90,18 +91,34 @@ def _require_comparable(first: Profile, other: Profile) -> None:
 def open_all(
     profiles: Sequence[Profile], longest: str, rows: int, *, offline: bool, unasked: bool, quiet: bool
 ) -> list[Opened]:
-    """Sessions over one set of weights, for prompts up to `longest`, so many at a time."""
-    from specctl.bench.profiles import SharedModels
-
-    loader = SharedModels()
-    return [
-        _open(profile, longest, rows, loader, offline=offline, unasked=unasked, quiet=quiet)
-        for profile in profiles
-    ]
+    """Sessions for prompts up to `longest`, so many at a time; the target's weights are loaded once for each way of
+    running it."""
+    targets: dict[str, LM] = {}
+    opened = []
+    for profile in profiles:
+        one = _open(
+            profile,
+            longest,
+            rows,
+            targets.get(profile.numerics),
+            offline=offline,
+            unasked=unasked,
+            quiet=quiet,
+        )
+        targets[profile.numerics] = one.session.target
+        opened.append(one)
+    return opened
 
 
 def _open(
-    profile: Profile, longest: str, rows: int, loader: Loader, *, offline: bool, unasked: bool, quiet: bool
+    profile: Profile,
+    longest: str,
+    rows: int,
+    loaded: LM | None,
+    *,
+    offline: bool,
+    unasked: bool,
+    quiet: bool,
 ) -> Opened:
     chosen = choice.choose(profile)
     with out_of_memory(profile, chosen):
@@ -111,7 +128,7 @@ def _open(
         if console.is_live(sys.stderr) and not quiet:
             status.show(f"{profile.name}: loading")
         try:
-            session = ready.open_session(profile, chosen, folders, longest, rows=rows, loader=loader)
+            session = ready.open_session(profile, chosen, folders, longest, rows=rows, loaded=loaded)
         finally:
             status.hide()
     for note in (session.info.numerics_note, session.info.draft_note):

@@ -16,7 +16,7 @@ from specctl.store.registry import HubSource, IndexSource, Model
 
 if TYPE_CHECKING:
     from specctl.models.lm import LM
-    from specctl.session import Loader, Session
+    from specctl.session import Session
     from specctl.store.progress import Progress
 
 ASK_ABOVE_BYTES = 500_000_000
@@ -59,14 +59,17 @@ def open_session(
     prompt: str,
     *,
     rows: int = 1,
-    loader: Loader | None = None,
+    loaded: LM | None = None,
 ) -> Session:
-    """Checks the pair for so many rows, then loads it. Raises PairError, MachineError and what loading raises."""
+    """Checks the pair for so many rows, then loads it. Raises PairError, MachineError and what loading raises.
+
+    `loaded` is the target if it is loaded already, the way the profile asks for.
+    """
     # Four bytes a token is a guess on the low side; the session counts exactly, and ends at the context's end.
     tokens = len(prompt.encode()) // 4 + profile.max_new_tokens
     for warning in _check(profile, folders, tokens, rows):
         console.note(f"warning: {warning}")
-    return _load(profile, choice, folders, loader=loader)
+    return _load(profile, choice, folders, loaded)
 
 
 def open_for_chat(profile: Profile, progress: Progress, target: LM | None) -> tuple[Session, Sequence[str]]:
@@ -78,7 +81,7 @@ def open_for_chat(profile: Profile, progress: Progress, target: LM | None) -> tu
     fetched = [fetch.fetch(model, offline=False, progress=progress) for model in choice.models]
     folders = fetched[0], fetched[1] if choice.draft else None
     warnings = _check(profile, folders, 2 * profile.max_new_tokens, 1)
-    return _load(profile, choice, folders, target=target), warnings
+    return _load(profile, choice, folders, target), warnings
 
 
 def missing_for_chat(profile: Profile) -> bool:
@@ -101,22 +104,13 @@ def _check(profile: Profile, folders: tuple[Path, Path | None], tokens: int, row
     return report.warnings
 
 
-def _load(
-    profile: Profile,
-    choice: Choice,
-    folders: tuple[Path, Path | None],
-    *,
-    target: LM | None = None,
-    loader: Loader | None = None,
-) -> Session:
-    from specctl import session
-    from specctl.models.load import load
+def _load(profile: Profile, choice: Choice, folders: tuple[Path, Path | None], target: LM | None) -> Session:
+    from specctl.session import open_session as load
 
-    return session.open_session(
+    return load(
         profile,
         *folders,
         target_name=choice.target.name,
         draft_name=choice.draft.name if choice.draft else None,
         target=target,
-        load=loader or load,
     )

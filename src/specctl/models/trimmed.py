@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,7 +38,7 @@ class Head:
 
 def cut(lm: LM, ids: Tensor) -> Head:
     """The rows `ids` of a loaded model's own head."""
-    head: Any = lm.module.get_submodule("lm_head")
+    head: Any = cast(Any, lm.module).get_output_embeddings()
     return Head(ids, head.weight.detach()[ids], None if head.bias is None else head.bias.detach()[ids])
 
 
