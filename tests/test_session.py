@@ -219,6 +219,28 @@ def test_a_draft_pair_speaks_like_its_target(session: Session, folder: Path, tmp
     assert (unused.draft, unused.info.draft) == (None, None)
 
 
+def test_a_model_drafts_for_itself(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 the copy is quantised and the output plain's; where it cannot be quantised, that is said."""
+    monkeypatch.setenv("SPECCTL_CACHE_DIR", str(tmp_path / "cache"))
+    model = save(tmp_path / "model", vocab_size=(len(TOKENIZER) + 15) // 16 * 16, intermediate_size=64)
+    itself = {"drafter": {"method": "self", "draft_tokens": 3}}
+
+    def opened(at: Path, dtype: str, **changes: Any) -> Session:
+        return open_session(profile(dtype=dtype, **changes), at, None, target_name="tiny", draft_name=None)
+
+    both, alone = opened(model, "bfloat16", **itself), opened(model, "bfloat16")
+    assert (both.info.draft, both.info.draft_note) == ("tiny int4", None)
+    assert both.draft is not both.target
+    requests = [Request(both.encode("hello", system=None, raw=False), 16)]
+    events = list(both.generate(requests))
+    assert any(isinstance(event, Verified) and event.accepted for event in events)
+    if both.info.numerics == "invariant":
+        assert answer(events) == answer(list(alone.generate(requests)))
+    eight = opened(model, "bfloat16", draft={"quantize": "int8"}, **itself)
+    assert eight.info.draft == "tiny int8"
+    assert "layers of the draft are not in `int4`" in str(opened(folder, "float64", **itself).info.draft_note)
+
+
 def test_what_is_in_force_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SPECCTL_CACHE_DIR", str(tmp_path))
     warm = {"sampling": {"temperature": 0.8}, "accept": "coupled"}
