@@ -57,7 +57,8 @@ BAD = {
     ),
     "unknown method": (
         HEAD + "drafter:\n  method: n-gram\n",
-        "5: drafter.method: `n-gram` is not a method; did you mean `ngram`? (known: none, draft-model, self, ngram)",
+        "5: drafter.method: `n-gram` is not a method; did you mean `ngram`? "
+        "(known: none, draft-model, self, ngram)",
     ),
     "unlikely method": (
         HEAD + "drafter: {method: [1]}\n",
@@ -174,7 +175,7 @@ BAD = {
     ),
     "unknown scheme": (
         HEAD + "drafter: {method: self}\ndraft: {quantize: int3}\n",
-        "5: draft.quantize: must be int8 or int4 (got `int3`)",
+        "5: draft.quantize: must be `int8` or `int4` (got `int3`)",
     ),
     "idle draft": (NGRAM + "draft: a/b\n", "5: draft: is of no use to method `ngram`"),
     "key twice": (

@@ -10,11 +10,11 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
 from specctl.models.lm import LM
+from specctl.models.trimmed import widen
 from specctl.profile.drafters import DraftModelParams, SelfParams
 
 _CATCH_UP = 8
@@ -113,8 +113,7 @@ class DraftModel:
         return logits[:, -1]
 
     def _scores(self, logits: Tensor, rows: Sequence[Row], drafts: Sequence[list[int]]) -> Tensor:
-        # Models of one family pad their vocabularies differently; what the target lacks cannot be drafted.
-        logits = pad(logits, (0, self._vocab_size - logits.shape[-1]), value=float("-inf"))
+        logits = widen(logits, self._lm.kept, self._vocab_size)
         histories = [row.ids + draft for row, draft in zip(rows, drafts, strict=True)]
         return self._sampler.law.scores(logits[:, None], histories, [[] for _ in rows])[:, 0]
 

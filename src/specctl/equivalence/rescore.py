@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from specctl.decode.sampling import Law
 from specctl.models.lm import LM
 from specctl.models.quantize import widened
+from specctl.models.trimmed import widen
 
 
 class Rescorer:
@@ -30,8 +31,9 @@ class Rescorer:
         return result
 
     def scores(self, ids: Sequence[int], law: Law) -> Tensor:
-        """`[vocab]`: what the law makes of the logits behind `ids`."""
-        return law.scores(self.logits(ids)[None], [ids], [[]])[0, 0]
+        """`[vocab]`: what the law makes of the logits behind `ids`; -inf for what a trimmed head cannot say."""
+        logits = widen(self.logits(ids), self._lm.kept, self._lm.vocab_size)
+        return law.scores(logits[None], [ids], [[]])[0, 0]
 
     def _copy(self) -> nn.Module:
         narrow = torch.finfo(self._lm.dtype).bits == 16

@@ -18,6 +18,7 @@ from specctl.equivalence.greedy import verify_greedy
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import SequenceReport
 from specctl.equivalence.subject import Subject
+from specctl.equivalence.through import Through
 from specctl.errors import RequestError
 
 SCHEMA = 1
@@ -119,29 +120,16 @@ class Recorder:
         return _Recorded(drafter, self.calls[-1])
 
 
-class _Recorded:
+class _Recorded(Through):
     def __init__(self, drafter: Drafter, notes: Proposals) -> None:
-        self.needs = drafter.needs
-        self._drafter = drafter
+        super().__init__(drafter)
         self._notes = notes
 
-    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
-        self._drafter.begin(row, hidden)
-
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
-        draft = self._drafter.draft(rows, budget)
+        draft = super().draft(rows, budget)
         for row, tokens in zip(rows, draft.tokens, strict=True):
             self._notes[row.index, len(row.generated)] = tuple(tokens)
         return draft
-
-    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        self._drafter.observe(rows, scored, accepted)
-
-    def swap(self, one: int, other: int) -> None:
-        self._drafter.swap(one, other)
-
-    def drop(self, slot: int) -> None:
-        self._drafter.drop(slot)
 
 
 class Replayed:

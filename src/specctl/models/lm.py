@@ -22,15 +22,17 @@ PREFILL_CHUNK = 256
 
 @dataclass(slots=True)
 class LM:
-    """A model, where it lives, and the fewest rows a forward may have.
+    """A model, where it lives, the fewest rows a forward may have, and which tokens it can say.
 
     `row_floor` > 1 keeps every forward on the same kernels: short inputs get dummy columns behind the real
-    ones, whose slots the next forward overwrites (see `models/numerics.py`).
+    ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept` `[k]`: the ids its logits
+    are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k then.
     """
 
     module: nn.Module
     name: str
     row_floor: int = 1
+    kept: Tensor | None = None
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     @property

@@ -52,7 +52,7 @@ def holds(lm: LM, floor: int) -> bool:
     for context, shapes in _PROBES:
         n_rows, n_columns = (max(sizes) for sizes in zip(*shapes, strict=True))
         ids = _probe_ids(lm.vocab_size, n_columns)
-        cache = _filled_cache(probe, [context, context - 5, 2 * context][:n_rows], n_columns + floor)
+        cache = filled_cache(probe, [context, context - 5, 2 * context][:n_rows], n_columns + floor)
         reference = _one_by_one(probe, cache, ids)
         for n, q in shapes:
             if not torch.equal(probe.forward(cache, [ids[:q]] * n, range(n))[0], reference[:q]):
@@ -71,7 +71,7 @@ def _one_by_one(lm: LM, cache: SlotCache, ids: list[int]) -> Tensor:
     return torch.cat(parts)
 
 
-def _filled_cache(lm: LM, lengths: list[int], room: int) -> SlotCache:
+def filled_cache(lm: LM, lengths: list[int], room: int) -> SlotCache:
     """Rows of these lengths whose keys and values are noise: as good as a prefill here, and much faster."""
     cache = lm.new_cache()
     cache.reserve(len(lengths), max(lengths) + room)

@@ -19,12 +19,12 @@ def segment(module: nn.Module, start: int, stop: int | None) -> nn.Module:
     A segment takes `input_ids` `[n, q]` when it starts at 0, else `inputs_embeds` `[n, q, H]`. It returns
     transformers' own output: `last_hidden_state`, or `logits` for the last one.
     """
-    base = _copy(_base(module))
+    base = shallow_copy(_base(module))
     _set_layers(base, slice(start, stop))
     if stop is not None:
         base._modules["norm"] = nn.Identity()
         return base
-    whole = _copy(module)
+    whole = shallow_copy(module)
     whole._modules[str(module.base_model_prefix)] = base
     return whole
 
@@ -35,7 +35,7 @@ def _base(module: nn.Module) -> nn.Module:
     return base
 
 
-def _copy(module: nn.Module) -> nn.Module:
+def shallow_copy(module: nn.Module) -> nn.Module:
     """A module with dictionaries of its own over the same submodules and parameters."""
     view = copy.copy(module)
     view._modules = dict(module._modules)

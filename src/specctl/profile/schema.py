@@ -58,6 +58,9 @@ class DraftSource(Part):
         default=None,
         description="the draft's weights in fewer bits; null: as loaded, for method `self` int4",
     )
+    trim: Spec | None = Field(
+        default=None, description="folder of `specctl trim`: draft with the kept part of the vocabulary only"
+    )
 
     @model_validator(mode="wrap")
     @classmethod
