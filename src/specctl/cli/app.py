@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from specctl import __version__
-from specctl.cli import batch, console, env, models, profiles, pull, run, trim, verify
+from specctl.cli import batch, chat, console, env, models, profiles, pull, replay, run, trim, verify
 
 _EPILOG = (
     "Exit codes: 0 done · 1 the answer is no · 2 the request is wrong · 3 something is missing · "
@@ -31,6 +31,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command(rich_help_panel="Generate", epilog=run.EXAMPLES)(run.run)
+app.command(rich_help_panel="Generate", epilog=chat.EXAMPLES)(chat.chat)
+app.command(rich_help_panel="Generate", epilog=replay.EXAMPLES)(replay.replay)
 app.command(rich_help_panel="Generate", epilog=batch.EXAMPLES)(batch.batch)
 app.command("verify-equivalence", rich_help_panel="Measure", epilog=verify.EXAMPLES)(
     verify.verify_equivalence

@@ -40,7 +40,6 @@ Prompts = Annotated[
         help="JSONL with `prompt` or Spec-Bench's `turns`, or plain text; else a built-in set.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, max=64, help="Rows decoded together.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer prompts, shorter answers.")]
 Thorough = Annotated[bool, typer.Option("--thorough", help="Longer answers, caches rebuilt in every round.")]
 Replay = Annotated[
@@ -62,7 +61,9 @@ def verify_equivalence(
     offline: options.Offline = False,
     pull: options.Pull = False,
     prompts: Prompts = None,
-    batch_size: BatchSize = 1,
+    batch_size: options.BatchSize = 1,
+    schedule: options.ScheduleName = "ragged",
+    window: options.Window = 32,
     max_new_tokens: options.MaxNewTokens = None,
     quick: Quick = False,
     thorough: Thorough = False,
@@ -99,7 +100,14 @@ def verify_equivalence(
 
     chosen = suite.read(prompts) if prompts else suite.builtin(quick=quick)
     default = _QUICK_TOKENS if quick else _THOROUGH_TOKENS if thorough else _TOKENS
-    amount = Options(max_new_tokens or default, batch_size, 1.0 if thorough else 0.1, 300 if quick else 2000)
+    amount = Options(
+        max_new_tokens or default,
+        batch_size,
+        audit=1.0 if thorough else 0.1,
+        noise_positions=300 if quick else 2000,
+        schedule=schedule,
+        window=window,
+    )
     reports = [
         _verify(one, chosen, amount, offline=offline, unasked=pull, quiet=quiet or as_json)
         for one in profiles

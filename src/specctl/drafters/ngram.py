@@ -40,17 +40,18 @@ class Ngram:
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         drafts = []
         self._matched = []
-        for row, seen, odds, most in zip(rows, self._seen, self._odds, budget, strict=True):
+        for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
+            seen = self._seen[slot]
             seen.extend(row.ids)
             size, start = seen.match(row.ids)
-            limit = odds.worthwhile(size, min(most, self._params.draft_tokens))
+            limit = self._odds[slot].worthwhile(size, min(most, self._params.draft_tokens))
             drafts.append(continuation(row.ids, start, limit, self._eos))
             self._matched.append((size, len(drafts[-1])))
         return Draft(drafts)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        for odds, (size, drafted), n in zip(self._odds, self._matched, accepted, strict=True):
-            odds.count(size, drafted, n)
+        for slot, ((size, drafted), n) in enumerate(zip(self._matched, accepted, strict=True)):
+            self._odds[slot].count(size, drafted, n)
 
     def swap(self, one: int, other: int) -> None:
         self._seen[one], self._seen[other] = self._seen[other], self._seen[one]

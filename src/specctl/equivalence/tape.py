@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from specctl.decode.draft import Draft, Drafter, Request, Row, Scored
+from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW, SCHEDULES
 from specctl.equivalence.greedy import verify_greedy
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import SequenceReport
@@ -35,6 +36,8 @@ class Tape:
     batch_size: int
     requests: tuple[Request, ...]
     drafts: Proposals
+    schedule: str = DEFAULT
+    window: int = DEFAULT_WINDOW
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -43,6 +46,8 @@ class Tape:
             "verdict": self.verdict,
             "row": self.row,
             "batch_size": self.batch_size,
+            "schedule": self.schedule,
+            "window": self.window,
             "requests": [
                 {
                     "prompt": list(one.prompt),
@@ -78,12 +83,15 @@ class Tape:
                 int(data["batch_size"]),
                 requests,
                 drafts,
+                str(data["schedule"]),
+                int(data["window"]),
             )
         except (KeyError, TypeError, ValueError):
             tape = None
         if (
             tape is None
             or not 0 <= tape.row < len(tape.requests)
+            or tape.schedule not in SCHEDULES
             or not all(one.prompt for one in tape.requests)
         ):
             raise RequestError(
@@ -150,7 +158,8 @@ class Replayed:
 
 def replay(tape: Tape, subject: Subject, noise: Noise | None) -> SequenceReport:
     """The verdict on the tape's failing row, every round audited. `subject` gives the target and the rules."""
-    played = replace(subject, make_drafter=lambda sampler: Replayed(tape.drafts), draft=None)
+    rules = replace(subject.rules, schedule=tape.schedule, window=tape.window)
+    played = replace(subject, rules=rules, make_drafter=lambda sampler: Replayed(tape.drafts), draft=None)
     reports = verify_greedy(
         played, tape.requests, batch_size=tape.batch_size, noise=noise, audit=1.0, in_one_call=True
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from specctl.decode.draft import Parts, Request, build_drafter
+from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW
 from specctl.equivalence.case import Cases
 from specctl.equivalence.claims import Claims
 from specctl.equivalence.context import context
@@ -39,6 +40,8 @@ class Options:
     batch_size: int = 1
     audit: float = 0.1
     noise_positions: int = 2000
+    schedule: str = DEFAULT
+    window: int = DEFAULT_WINDOW
 
 
 def verify(
@@ -55,6 +58,8 @@ def verify(
     Raises RequestError for a prompt that cannot be encoded or does not fit the context.
     """
     subject = from_session(session)
+    rules = replace(subject.rules, schedule=options.schedule, window=options.window)
+    subject = replace(subject, rules=rules)
     requests = [_request(session, prompt, options, number) for number, prompt in enumerate(prompts)]
     repeats = _repeats(subject, requests[0])
     problems = [] if repeats else [Problem(Verdict.INCONCLUSIVE, "the reference does not repeat itself here")]

@@ -45,7 +45,7 @@ class SelfParams(Method):
 
     drafts_itself: ClassVar[bool] = True
     method: Literal["self"]
-    draft_tokens: int = Field(default=4, ge=1, le=64, description="most tokens drafted a round")
+    draft_tokens: int = Field(default=5, ge=1, le=64, description="most tokens drafted a round")
     min_confidence: float | None = Field(
         default=None,
         ge=0,
