@@ -28,14 +28,14 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A proposal a fresh drafter does not make: after `ids`, `live` instead of `fresh` (None: nothing).
+    """A proposal a fresh drafter does not make: after `ids`, `live` instead of `fresh`.
 
     `apart` is the total variation between the laws they were drawn from; None where nothing was drawn.
     """
 
     ids: tuple[int, ...]
-    live: int | None
-    fresh: int | None
+    live: int
+    fresh: int
     apart: float | None
 
 
@@ -73,16 +73,15 @@ class Fidelity:
 
     def compare(self, row: Row, most: int, live: Sequence[int], q: Tensor | None) -> None:
         """One row's draft, and its laws `[k, vocab]`, with what a fresh drafter proposes."""
-        # How many it drafts may depend on a drafter's past; which tokens, and whether any, may not.
+        # How many are worth drafting may depend on a drafter's past; which tokens may not.
         fresh, fresh_q = fresh_draft(self.subject, row, len(live) or most)
         self.compared += 1
-        for at in range(max(len(live), len(fresh))):
-            pair = [tokens[at] if at < len(tokens) else None for tokens in (live, fresh)]
+        for at, pair in enumerate(zip(live, fresh, strict=False)):
             apart = None
-            if q is not None and fresh_q is not None and None not in pair:
+            if q is not None and fresh_q is not None:
                 apart = float((q[at].double() - fresh_q[at].double()).abs().sum()) / 2
             if pair[0] != pair[1] or (apart or 0) > _ROUNDING:
-                self.mismatches.append(Mismatch((*row.ids, *live[:at]), pair[0], pair[1], apart))
+                self.mismatches.append(Mismatch((*row.ids, *live[:at]), *pair, apart))
                 break
 
     def count(self, scores: Tensor, tokens: Sequence[int], q: Tensor | None, accepted: int) -> None:
@@ -162,8 +161,6 @@ class Fidelity:
 
     def _is_noise(self, one: Mismatch, rescorer: Rescorer, eps: float) -> bool:
         """Drawn: gaps off by eps move a law by (e^(eps / T) - 1) / 2 at most. Not drawn: both near the best."""
-        if one.live is None or one.fresh is None:
-            return False
         law = self.subject.rules.sampler.law
         if one.apart is not None:
             return one.apart <= math.expm1(min(eps / law.temperature, 0.5)) / 2
