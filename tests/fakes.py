@@ -169,6 +169,8 @@ def run(
     requests: Sequence[Request],
     *,
     batch_size: int = 1,
+    schedule: str = "ragged",
+    window: int = 4,
     accept: str = "greedy",
     law: Law | None = None,
     eos: frozenset[int] = frozenset(),
@@ -188,6 +190,8 @@ def run(
         context_length=lm.context_length,
         render=render,
         batch_size=batch_size,
+        schedule=schedule,
+        window=window,
     )
     events: list[Event] = []
     for event in decode(target, drafter, requests, rules, cancelled=cancelled):
@@ -244,6 +248,8 @@ class Scripted:
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None: ...
 
+    def swap(self, one: int, other: int) -> None: ...
+
     def drop(self, slot: int) -> None: ...
 
     def _one(self, row: Row, most: int) -> list[int]:
@@ -279,6 +285,9 @@ class Spy:
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         self.drafter.observe(rows, scored, accepted)
+
+    def swap(self, one: int, other: int) -> None:
+        self.drafter.swap(one, other)
 
     def drop(self, slot: int) -> None:
         self.drafter.drop(slot)

@@ -53,15 +53,16 @@ BAD = {
     ),
     "no method": (
         HEAD + "drafter: {draft_tokens: 3}\n",
-        "4: drafter: `method` is missing; one of none, draft-model, ngram",
+        "4: drafter: `method` is missing; one of none, draft-model, self, ngram",
     ),
     "unknown method": (
         HEAD + "drafter:\n  method: n-gram\n",
-        "5: drafter.method: `n-gram` is not a method; did you mean `ngram`? (known: none, draft-model, ngram)",
+        "5: drafter.method: `n-gram` is not a method; did you mean `ngram`? "
+        "(known: none, draft-model, self, ngram)",
     ),
     "unlikely method": (
         HEAD + "drafter: {method: [1]}\n",
-        "4: drafter.method: `[1]` is not a method (known: none, draft-model, ngram)",
+        "4: drafter.method: `[1]` is not a method (known: none, draft-model, self, ngram)",
     ),
     "unknown key": (NGRAM + "temperatur: 1\n", "5: temperatur: is not a known key"),
     "near key": (
@@ -167,6 +168,14 @@ BAD = {
     "target without draft": (
         "schema: 1\nabout: x\ntarget: a/b\ndrafter: {method: draft-model}\n",
         "1: draft: is missing; method `draft-model` needs a draft model",
+    ),
+    "another draft than itself": (
+        HEAD + "drafter: {method: self}\ndraft: a/b\n",
+        "5: draft.model: is of no use to method `self`",
+    ),
+    "unknown scheme": (
+        HEAD + "drafter: {method: self}\ndraft: {quantize: int3}\n",
+        "5: draft.quantize: must be `int8` or `int4` (got `int3`)",
     ),
     "idle draft": (NGRAM + "draft: a/b\n", "5: draft: is of no use to method `ngram`"),
     "key twice": (
@@ -318,8 +327,13 @@ class TestMerge:
 
     def test_a_lone_model_is_a_block_with_that_model(self) -> None:
         merged = override.merge(self.base, {"draft": "a/b"})
-        block = override.merge(self.base, {"draft": {"model": "a/b"}})
-        assert merged.draft == block.draft == schema.DraftSource(model="a/b")
+        assert merged.draft == schema.DraftSource.model_validate("a/b") == schema.DraftSource(model="a/b")
+
+    def test_other_models_are_quantised_the_same(self) -> None:
+        fields = {"schema": 1, "about": "x", "pair": "p", "draft": {"model": "a/b", "quantize": "int4"}}
+        base = schema.Profile.model_validate({**fields, "drafter": {"method": "draft-model"}})
+        assert override.merge(base, {"pair": "q"}).draft == schema.DraftSource(quantize="int4")
+        assert override.merge(base, {"draft": "c"}).draft == schema.DraftSource(model="c", quantize="int4")
 
     def test_a_typed_draft_chooses_the_draft_model_method(self) -> None:
         merged = override.merge(self.base, {"draft": "a/b", "drafter.draft_tokens": 7})
@@ -357,13 +371,20 @@ class TestMerge:
         }
         assert found["sampling.seed"] == (4, "typed")
         assert found["pair"] == (self.base.pair, "profile x")
-        assert found["drafter.draft_tokens"] == (8, "default")
+        assert found["drafter.draft_tokens"] == (24, "default")
 
 
 class TestShipped:
     def test_every_shipped_profile_is_right_and_deterministic(self, folder: Path) -> None:
         shipped = files.list_profiles()
-        assert [one.name for one in shipped] == ["default", "draft-model", "ngram", "plain"]
+        assert [one.name for one in shipped] == [
+            "default",
+            "draft-int4",
+            "draft-model",
+            "ngram",
+            "plain",
+            "self-int4",
+        ]
         for one in shipped:
             loaded = read.load(one.name)
             assert (loaded.sampling.temperature, loaded.sampling.seed) == (0, 0)

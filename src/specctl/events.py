@@ -90,7 +90,10 @@ class Emitted:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Closes a round for the whole batch. Time the consumer of the stream takes is in none of these."""
+    """Closes a round for the whole batch. Time the consumer of the stream takes is in none of these.
+
+    `rows` took part. `align_s` went into bringing them together, `realigned` if caches had to move for one width.
+    """
 
     kind: ClassVar[str] = "timed"
     round: int
@@ -99,6 +102,8 @@ class Timed:
     draft_s: float
     verify_s: float
     round_s: float
+    align_s: float = 0.0
+    realigned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

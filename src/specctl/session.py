@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -12,13 +12,15 @@ from specctl import __version__
 from specctl.decode.accept import ACCEPTORS
 from specctl.decode.draft import Drafter, Parts, Request, build_drafter
 from specctl.decode.loop import Rules, decode
-from specctl.decode.prompt import encode_chat, encode_raw
+from specctl.decode.prompt import Message, encode_chat, encode_messages, encode_raw
 from specctl.decode.sampling import Law, Sampler
+from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW
 from specctl.decode.target import Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Event, Started
 from specctl.models import trimmed
+from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
@@ -29,7 +31,7 @@ __all__ = ["Request", "Session", "SessionInfo", "open_session"]
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """What is in force, after `auto` and fallbacks. `numerics_note` says why a wish was not met."""
+    """What is in force, after `auto` and fallbacks. The notes say why a wish was not met."""
 
     target: str
     draft: str | None
@@ -37,6 +39,7 @@ class SessionInfo:
     dtype: str
     numerics: str
     numerics_note: str | None
+    draft_note: str | None
     accept: str
     exact: bool
 
@@ -58,6 +61,13 @@ class Session:
         Raises RequestError for an empty prompt, one that does not fit the context, or a missing template.
         """
         ids = encode_raw(self.tokenizer, prompt) if raw else encode_chat(self.tokenizer, prompt, system)
+        return self._fitting(ids)
+
+    def encode_messages(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """A conversation to token ids, ready for the next answer. Raises RequestError as `encode` does."""
+        return self._fitting(encode_messages(self.tokenizer, messages))
+
+    def _fitting(self, ids: tuple[int, ...]) -> tuple[int, ...]:
         if len(ids) >= self.target.context_length:
             raise RequestError(
                 f"the prompt has {len(ids)} tokens, the context of `{self.info.target}` only "
@@ -71,22 +81,25 @@ class Session:
         requests: Sequence[Request],
         *,
         batch_size: int = 1,
+        schedule: str = DEFAULT,
+        window: int = DEFAULT_WINDOW,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Event]:
         """Decode the requests by the profile, at most `batch_size` at once; the events carry text.
 
-        The first one is `Started`.
+        The first one is `Started`. `window` is how many rows schedule `exspec` chooses a batch from.
         """
         sampler = self.sampler()
         drafter = self.drafter(sampler)
-        longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
+        rules = replace(self.rules(sampler, batch_size), schedule=schedule, window=window)
+        first = requests[:batch_size]
+        longest = max(len(one.prompt) + one.max_new_tokens for one in first)
         target = Target(
             self.target,
-            slots=batch_size,
+            slots=len(first),
             capacity=min(longest, self.target.context_length) + 1,
             captures=drafter.needs,
         )
-        rules = self.rules(sampler, batch_size)
         yield self._started(len(requests))
         yield from annotate(
             decode(target, drafter, requests, rules, cancelled=cancelled), self.tokenizer, requests
@@ -141,24 +154,17 @@ def open_session(
 ) -> Session:
     """Load the models and settle numerics. Raises the errors of `models/load.py`."""
     native = profile.numerics == "native"
-    uses_draft = profile.drafter.uses_draft
     target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
-    draft = None
-    if uses_draft and draft_dir is not None:
-        draft = load(
-            draft_dir, name=draft_name or "draft", dtype=profile.dtype, device=profile.device, native=native
-        )
-        if profile.draft is not None and profile.draft.trim is not None:
-            head = trimmed.read(Path(profile.draft.trim), draft, draft_dir, target.vocab_size)
-            draft = trimmed.trimmed(draft, head)
-    note = None if native else _settle_numerics(target, draft)
+    draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
+    note = None if native else _settle_numerics(target)
     info = SessionInfo(
         target=target_name,
-        draft=draft_name if draft is not None else None,
+        draft=None if draft is None else draft.name,
         device=str(target.device),
         dtype=str(target.dtype).removeprefix("torch."),
         numerics="native" if native or note else "invariant",
         numerics_note=note,
+        draft_note=draft_note,
         accept="greedy" if profile.sampling.temperature == 0 else profile.accept,
         exact=True,
     )
@@ -166,17 +172,31 @@ def open_session(
     return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer))
 
 
-def _settle_numerics(target: LM, draft: LM | None) -> str | None:
-    """Give both models the row floor the self-test found; a sentence if the target has none."""
+def _open_draft(
+    profile: Profile, target: LM, target_dir: Path, folder: Path | None, name: str | None
+) -> tuple[LM | None, str | None]:
+    """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
+    if profile.drafter.drafts_itself:
+        lm, folder = target, target_dir
+    elif profile.drafter.uses_draft and folder is not None:
+        lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
+    else:
+        return None, None
+    if profile.draft is not None and profile.draft.trim is not None:
+        head = trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size)
+        lm = trimmed.trimmed(lm, head)
+    return cheapened(lm, profile.quantize)
+
+
+def _settle_numerics(target: LM) -> str | None:
+    """Give the target the row floor the self-test found; a sentence if it has none. A draft needs none."""
     floor = invariant_floor(target)
     if floor is None:
         return (
             f"`invariant` numerics do not hold for `{target.name}` in {target.dtype} here; "
             "near-ties may fall differently from plain decoding"
         )
-    for lm in (target, draft):
-        if lm is not None:
-            lm.row_floor = floor
+    target.row_floor = floor
     return None
 
 

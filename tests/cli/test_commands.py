@@ -49,7 +49,7 @@ class TestProfiles:
         Path("again.yaml").write_text(shown)
         assert cli("profiles", "check", "again.yaml").code == 0
         document = json.loads(cli("profiles", "show", "ngram", "--json").out)
-        assert document["drafter"] == {"method": "ngram", "draft_tokens": 16, "max_ngram": 4, "min_ngram": 2}
+        assert document["drafter"] == {"method": "ngram", "draft_tokens": 24, "max_ngram": 6, "min_ngram": 1}
 
     def test_copy_writes_the_same_file_and_the_schema(self, cli: Cli) -> None:
         done = cli("profiles", "copy", "ngram", "mine")

@@ -9,7 +9,7 @@ import pytest
 from fakes import Spy, ask, ngram, plain_tokens, run, shared_lm
 from specctl.decode.draft import Request, Row
 from specctl.drafters import ngram as ngram_module
-from specctl.drafters.ngram import Lookup
+from specctl.drafters.ngram import Lookup, Odds
 
 NO_END: frozenset[int] = frozenset()
 
@@ -19,7 +19,12 @@ def continuation(
 ) -> list[int]:
     seen = Lookup(shortest, longest)
     seen.extend(ids)
-    return seen.continuation(ids, limit, eos)
+    return copied(seen, ids, limit, eos)
+
+
+def copied(seen: Lookup, ids: list[int], limit: int, eos: frozenset[int] = NO_END) -> list[int]:
+    _, start = seen.match(ids)
+    return ngram_module.continuation(ids, start, limit, eos)
 
 
 EXAMPLES = {
@@ -82,7 +87,7 @@ def disagreements() -> int:
         while len(ids) < 30:
             ids += [chance.randrange(4) for _ in range(chance.randrange(1, 5))]
             seen.extend(ids)
-            drafted = seen.continuation(ids, 5, NO_END)
+            drafted = copied(seen, ids, 5)
             wrong += drafted != slow(ids, 5, shortest, 3)
             wrong += drafted != continuation(ids, 5, shortest)
     return wrong
@@ -114,22 +119,20 @@ def test_rows_keep_their_own_index_when_slots_move(batch_size: int) -> None:
     drafted = 0
     for committed, draft in spy.log:
         for ids, given in zip(committed, draft.tokens, strict=True):
-            assert given == continuation(ids, len(given))
+            assert given == continuation(ids, len(given), longest=6)
             drafted += len(given)
     assert drafted > 20
 
 
 def test_planted_mixed_up_rows_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        ngram_module.Ngram, "drop", lambda self, slot: (self._seen.pop(), self._longest.pop())
-    )
+    monkeypatch.setattr(ngram_module.Ngram, "drop", lambda self, slot: (self._seen.pop(), self._odds.pop()))
     with pytest.raises((AssertionError, IndexError)):
         test_rows_keep_their_own_index_when_slots_move(3)
 
 
 def drafted_lengths(accepts: list[int]) -> list[int]:
     """Lengths drafted for a text that repeats itself, when this many tokens are accepted each time."""
-    drafter = ngram(draft_tokens=8)
+    drafter = ngram(draft_tokens=24, max_ngram=2)
     row = Row(0, Request((4, 5) * 10, 99), [4, 5] * 10)
     drafter.begin(row, {})
     lengths = []
@@ -141,24 +144,56 @@ def drafted_lengths(accepts: list[int]) -> list[int]:
 
 
 def test_drafts_get_shorter_where_they_are_wrong_and_longer_where_right() -> None:
-    assert drafted_lengths([0, 0, 0, 0, 0]) == [8, 4, 2, 2, 2]
-    assert drafted_lengths([0, 0, 99, 99, 99, 99]) == [8, 4, 2, 8, 8, 8]
-    assert drafted_lengths([7, 3, 1]) == [8, 4, 2], "all or nothing: one wrong token halves"
+    wrong = drafted_lengths([0] * 30)
+    assert wrong == sorted(wrong, reverse=True)
+    assert (wrong[0], wrong[-1]) == (4, 1)
+    right = drafted_lengths([99] * 30)
+    assert right == sorted(right)
+    assert (right[0], right[-1]) == (4, 24)
+
+
+def chance_of(odds: Odds, size: int, limit: int) -> float:
+    chance = 1.0
+    for n in range(limit):
+        at = min(size + n, len(odds._tries) - 1)
+        chance *= odds._right[at] / odds._tries[at]
+    return chance
+
+
+def test_the_last_token_drafted_is_worth_a_row_and_the_next_is_not() -> None:
+    chance = random.Random(1)
+    for _ in range(200):
+        odds = Odds(chance.randrange(1, 7))
+        for _ in range(chance.randrange(60)):
+            drafted = chance.randrange(9)
+            odds.count(chance.randrange(1, 7), drafted, chance.randrange(drafted + 1))
+        size = chance.randrange(1, 7)
+        n = odds.worthwhile(size, 40)
+        assert chance_of(odds, size, n) >= 0.06
+        assert n == 40 or chance_of(odds, size, n + 1) < 0.06
+
+
+def test_only_judged_tokens_are_counted() -> None:
+    odds = Odds(3)
+    odds.count(1, drafted=5, accepted=1)
+    assert odds._tries == [8, 9, 9, 8], "the wrong token was judged, those behind it were not"
+    odds.count(3, drafted=2, accepted=2)
+    assert odds._tries == [8, 9, 9, 10]
+    assert odds._right[3] == pytest.approx(8 * (1 - 0.7**3) + 2)
 
 
 def test_rounds_without_a_match_change_nothing() -> None:
     drafter = ngram(draft_tokens=8)
     row = Row(0, Request((4, 5) * 10, 99), [4, 5] * 10)
     drafter.begin(row, {})
-    drafter.draft([row], [99])
-    drafter.observe([row], None, [0])  # type: ignore[arg-type]
-    row.ids += [6, 4, 4]
-    for end in (7, 8, 9):
+    first = len(drafter.draft([row], [99]).tokens[0])
+    row.ids += [6, 4, 7]
+    for end in (8, 9, 10):
         row.ids.append(end)
         assert drafter.draft([row], [99]).tokens == [[]]
         drafter.observe([row], None, [0])  # type: ignore[arg-type]
     row.ids += [4, 5]
-    assert len(drafter.draft([row], [99]).tokens[0]) == 4
+    assert len(drafter.draft([row], [99]).tokens[0]) == first
 
 
 def test_budgets_are_kept() -> None:

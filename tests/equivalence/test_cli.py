@@ -111,9 +111,9 @@ def test_a_planted_violation_is_shown_and_exits_with_1(
 def test_planted_idleness_is_a_failure(
     tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from specctl.drafters.ngram import Lookup
+    from specctl.drafters import ngram
 
-    monkeypatch.setattr(Lookup, "continuation", lambda *args: [])
+    monkeypatch.setattr(ngram, "continuation", lambda *args: [])
     code, out, _ = verify(tiny_folder, capsys, "-n", "12")
     assert code == 1
     assert "DRAFT-DEGRADED: the profile drafts, but no token was ever drafted" in out

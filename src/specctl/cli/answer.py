@@ -52,8 +52,9 @@ def events(profile: Profile, choice: Choice, prompt: str, wish: Wish) -> Iterato
         session = ready.open_session(profile, choice, folders, prompt)
     finally:
         status.hide()
-    if session.info.numerics_note and not wish.quiet:
-        console.note(f"note: {session.info.numerics_note}")
+    for note in (session.info.numerics_note, session.info.draft_note):
+        if note and not wish.quiet:
+            console.note(f"note: {note}")
     from specctl.session import Request
 
     ids = session.encode(prompt, system=None if wish.raw else profile.system, raw=wish.raw)

@@ -11,7 +11,7 @@ from specctl.profile.schema import Profile
 
 
 @contextmanager
-def out_of_memory(profile: Profile, choice: Choice) -> Iterator[None]:
+def out_of_memory(profile: Profile, choice: Choice, *, rows: int = 1) -> Iterator[None]:
     """Turns every way of running out of memory into a MachineError with two smaller settings."""
     try:
         yield
@@ -20,8 +20,8 @@ def out_of_memory(profile: Profile, choice: Choice) -> Iterator[None]:
             raise
         names = " with ".join(model.name for model in choice.models)
         raise MachineError(
-            f"out of memory: {names}, dtype {profile.dtype}, batch 1, {profile.max_new_tokens} new tokens",
-            hint="try " + " or ".join(_smaller(profile, choice)[:2]),
+            f"out of memory: {names}, dtype {profile.dtype}, batch {rows}, {profile.max_new_tokens} new tokens",
+            hint="try " + " or ".join(_smaller(profile, choice, rows)[:2]),
         ) from error
 
 
@@ -31,8 +31,8 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or named or "out of memory" in text or "allocate memory" in text
 
 
-def _smaller(profile: Profile, choice: Choice) -> list[str]:
-    ways = []
+def _smaller(profile: Profile, choice: Choice, rows: int) -> list[str]:
+    ways = [f"`--batch-size {rows // 2}`"] if rows > 1 else []
     if choice.draft is not None:
         ways.append("`--profile ngram --pair {}`, which needs no draft model".format(choice.pair or "…"))
     if profile.dtype in ("float32", "float64"):

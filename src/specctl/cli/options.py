@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -98,6 +98,18 @@ Numerics = Annotated[
         help="Same bits whatever is drafted, or the model as it comes.",
         rich_help_panel="Speculation",
     ),
+]
+
+BatchSize = Annotated[
+    int, typer.Option(min=1, max=64, help="Rows decoded together.", rich_help_panel="Batch")
+]
+ScheduleName = Annotated[
+    Literal["ragged", "eqspec", "exspec"],
+    typer.Option(help="How rows of a batch go together.", rich_help_panel="Batch"),
+]
+Window = Annotated[
+    int,
+    typer.Option(min=1, max=1024, help="Rows that schedule exspec chooses from.", rich_help_panel="Batch"),
 ]
 
 MaxNewTokens = Annotated[

@@ -49,15 +49,21 @@ def _ask(missing: list[Model], choice: Choice) -> None:
     )
 
 
-def open_session(profile: Profile, choice: Choice, folders: tuple[Path, Path | None], prompt: str) -> Session:
-    """Checks the pair, then loads it. Raises PairError, MachineError and what loading raises."""
+def open_session(
+    profile: Profile, choice: Choice, folders: tuple[Path, Path | None], prompt: str, *, rows: int = 1
+) -> Session:
+    """Checks the pair for so many rows, then loads it. Raises PairError, MachineError and what loading raises."""
     target, draft = folders
     wide = {"float32": 4, "float64": 8}
     # Four bytes a token is a guess on the low side; the session counts exactly, and ends at the context's end.
     tokens = len(prompt.encode()) // 4 + profile.max_new_tokens
     context = screen.folder(target).config.get("max_position_embeddings", tokens)
     report = pair.check(
-        target, draft, max_tokens=min(tokens, context), dtype_bytes=wide.get(profile.dtype, 2)
+        target,
+        draft,
+        max_tokens=min(tokens, context),
+        batch_size=rows,
+        dtype_bytes=wide.get(profile.dtype, 2),
     )
     report.refuse()
     for warning in report.warnings:

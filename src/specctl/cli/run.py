@@ -64,7 +64,7 @@ def run(
         raise RequestError("`--raw` and `--system` exclude each other", hint="write it into the prompt")
     from specctl.cli import answer, choice, prompts
 
-    settings = _settings(ctx, profile, verbose=verbose)
+    settings = chosen_settings(ctx, profile, verbose=verbose)
     chosen = choice.choose(settings)
     text = prompts.read(prompt)
     wish = answer.Wish(raw, offline, pull, show_draft, as_json, as_jsonl, quiet, verbose)
@@ -72,7 +72,7 @@ def run(
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
-def _settings(ctx: typer.Context, name: str, *, verbose: bool) -> Profile:
+def chosen_settings(ctx: typer.Context, name: str, *, verbose: bool) -> Profile:
     """The profile with what was typed on top."""
     from specctl.cli import prompts
     from specctl.profile import override, read

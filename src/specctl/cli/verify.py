@@ -155,8 +155,9 @@ def _verify(
             report = verify(session, prompts, amount, judged=told)
         finally:
             status.hide()
-    if session.info.numerics_note and not quiet:
-        console.note(f"note: {session.info.numerics_note}")
+    for note in (session.info.numerics_note, session.info.draft_note):
+        if note and not quiet:
+            console.note(f"note: {note}")
     return report
 
 

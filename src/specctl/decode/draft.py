@@ -88,6 +88,8 @@ class Verdict:
 class Drafter(Protocol):
     """Proposes tokens. A row's place in `rows` is its slot; slots are dense and the loop moves them.
 
+    `draft` and `observe` may speak of the first slots only; the others wait.
+
     `needs` lists the depths whose hidden states the target has to capture.
     """
 
@@ -101,6 +103,9 @@ class Drafter(Protocol):
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         """The verdict: `accepted[b]` of the last draft, already in `rows[b].ids` with what the target added."""
+
+    def swap(self, one: int, other: int) -> None:
+        """Two rows change places. Only rows in front take part in a round (`schedules/exspec.py`)."""
 
     def drop(self, slot: int) -> None:
         """A row is done; the last slot moves into its place."""
@@ -119,6 +124,7 @@ class Parts:
 _REGISTRY = {
     "none": "specctl.drafters.none:NoDrafter",
     "draft-model": "specctl.drafters.draft_model:DraftModel",
+    "self": "specctl.drafters.draft_model:DraftModel",
     "ngram": "specctl.drafters.ngram:Ngram",
 }
 

@@ -1,8 +1,8 @@
 """The one generation loop: plain decoding and every method, batch 1 and more.
 
 prefill → while rows live: draft → score in one target forward → accept → cut at the end of the answer → commit
-→ observe. Plain decoding is the drafter that proposes nothing, so a speedup compares like with like. Rows join
-when a slot is free and leave when they are done; nobody waits for the longest.
+→ observe. Plain decoding is the drafter that proposes nothing, so a speedup compares like with like. Rows leave
+when they are done; who joins when, and who takes part in a round, is the schedule's matter (`schedules/`).
 """
 
 from __future__ import annotations
@@ -10,19 +10,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from time import monotonic_ns, perf_counter
 
 from specctl.decode.accept import Acceptor
 from specctl.decode.draft import Draft, Drafter, Request, Row, Scored
 from specctl.decode.finish import Ending, Limits, Render, finish
 from specctl.decode.sampling import Sampler
+from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW, SCHEDULES, Schedule
 from specctl.decode.target import Target
 from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Timed, Verified
+from specctl.models.lm import PREFILL_CHUNK
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What holds for every row of a run. `render` turns token ids into the text stop strings are sought in."""
+    """What holds for every row of a run. `render` turns token ids into the text stop strings are sought in.
+
+    `batch_size` rows take part in a round at most; `window` is how many `exspec` chooses them from.
+    """
 
     accept: Acceptor
     sampler: Sampler
@@ -30,6 +36,8 @@ class Rules:
     context_length: int
     render: Render
     batch_size: int = 1
+    schedule: str = DEFAULT
+    window: int = DEFAULT_WINDOW
 
 
 def decode(
@@ -45,40 +53,61 @@ def decode(
     `cancelled` is asked once a round. The caches are consistent with what was committed whenever an event is
     out, so the stream may be closed at any of them.
     """
-    waiting = deque(Row(i, request, list(request.prompt)) for i, request in enumerate(requests))
+    schedule = SCHEDULES[rules.schedule](rules.batch_size, rules.window)
+    waiting = deque(enumerate(requests))
     live: list[Row] = []
     number = 0
     while (waiting or live) and not cancelled():
-        while waiting and len(live) < rules.batch_size:
-            live.append(waiting.popleft())
-            yield _admit(target, drafter, live[-1], number)
+        for _ in range(_newcomers(waiting, schedule.room(len(live)), bool(live))):
+            index, request = waiting.popleft()
+            live.append(Row(index, request, list(request.prompt)))
+            yield _admit(target, drafter, live, number)
         number += 1
-        yield from _round(target, drafter, live, rules, number)
-    for row in [*live, *waiting]:
-        yield Finished(row.index, number, monotonic_ns(), "cancelled")
+        yield from _round(target, drafter, live, rules, schedule, number)
+    for index in [*(row.index for row in live), *(index for index, _ in waiting)]:
+        yield Finished(index, number, monotonic_ns(), "cancelled")
 
 
-def _admit(target: Target, drafter: Drafter, row: Row, number: int) -> Prefilled:
+def _newcomers(waiting: Sequence[tuple[int, Request]], room: int, others_decode: bool) -> int:
+    """How many join now. Those who decode wait for one long prompt a round, or a few short ones."""
+    prompts = [len(request.prompt) for _, request in islice(waiting, room)]
+    if not others_decode:
+        return len(prompts)
+    together = sum(total <= PREFILL_CHUNK for total in accumulate(prompts))
+    return min(max(together, 1), len(prompts))
+
+
+def _admit(target: Target, drafter: Drafter, live: Sequence[Row], number: int) -> Prefilled:
+    """Take the last of `live` in."""
+    row = live[-1]
     begun = perf_counter()
+    target.fit(live)
     drafter.begin(row, target.admit(row.ids))
     return Prefilled(row.index, number, monotonic_ns(), row.request.prompt, perf_counter() - begun)
 
 
-def _round(target: Target, drafter: Drafter, live: list[Row], rules: Rules, number: int) -> Iterator[Event]:
-    """One round for all live rows; removes those that finish from `live`."""
+def _round(
+    target: Target, drafter: Drafter, live: list[Row], rules: Rules, schedule: Schedule, number: int
+) -> Iterator[Event]:
+    """One round for the rows the schedule picks; removes those that finish from `live`."""
     begun = perf_counter()
-    draft = drafter.draft(live, [_budget(row, rules) for row in live])
+    n_rows, realigned = _gather(target, drafter, live, schedule)
+    rows = live if n_rows == len(live) else live[:n_rows]
+    align_s = perf_counter() - begun
+
+    begun = perf_counter()
+    draft = drafter.draft(rows, [_budget(row, rules) for row in rows])
     draft_s = perf_counter() - begun
-    for row, tokens in zip(live, draft.tokens, strict=True):
+    for row, tokens in zip(rows, draft.tokens, strict=True):
         yield Drafted(row.index, number, monotonic_ns(), tuple(tokens))
 
     begun = perf_counter()
-    scored = target.score(live, draft)
-    accepted, bonus = _judge(scored, draft, live, rules)
+    scored = target.score(rows, draft)
+    accepted, bonus = _judge(scored, draft, rows, rules)
     verify_s = perf_counter() - begun
     endings: list[Ending] = []
     events: list[Event] = []
-    for slot, row in enumerate(live):
+    for slot, row in enumerate(rows):
         block = [*draft.tokens[slot][: accepted[slot]], bonus[slot]]
         ending = finish(row.generated, block, _limits(row.request, rules), rules.render)
         endings.append(ending)
@@ -89,12 +118,25 @@ def _round(target: Target, drafter: Drafter, live: list[Row], rules: Rules, numb
         events.append(Emitted(row.index, number, now, tuple(block[: ending.kept])))
         if ending.reason:
             events.append(Finished(row.index, number, now, ending.reason))
-    drafter.observe(live, scored, accepted)
-    n_rows = len(live)
+    drafter.observe(rows, scored, accepted)
     _leave(target, drafter, live, endings)
-    round_s = draft_s + perf_counter() - begun
+    round_s = align_s + draft_s + perf_counter() - begun
     yield from events
-    yield Timed(number, monotonic_ns(), n_rows, draft_s, verify_s, round_s)
+    yield Timed(number, monotonic_ns(), n_rows, draft_s, verify_s, round_s, align_s, realigned)
+
+
+def _gather(target: Target, drafter: Drafter, live: list[Row], schedule: Schedule) -> tuple[int, bool]:
+    """Bring the rows of the next round to the front; how many they are, and whether caches were realigned."""
+    picked = schedule.pick(live, target.widths)
+    n_rows = len(picked)
+    free = sorted(set(range(n_rows)).difference(picked))
+    for slot in picked:
+        if slot >= n_rows:
+            place = free.pop()
+            target.swap(place, slot)
+            drafter.swap(place, slot)
+            live[place], live[slot] = live[slot], live[place]
+    return n_rows, schedule.rectangular and target.align(n_rows)
 
 
 def _judge(scored: Scored, draft: Draft, live: list[Row], rules: Rules) -> tuple[list[int], list[int]]:
@@ -107,7 +149,7 @@ def _judge(scored: Scored, draft: Draft, live: list[Row], rules: Rules) -> tuple
 
 def _leave(target: Target, drafter: Drafter, live: list[Row], endings: Sequence[Ending]) -> None:
     """Finished rows give up their slots, highest first; the last row moves into each hole."""
-    for slot in reversed(range(len(live))):
+    for slot in reversed(range(len(endings))):
         if endings[slot].reason:
             target.release(slot)
             drafter.drop(slot)

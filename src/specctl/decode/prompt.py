@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
 from specctl.errors import RequestError
+
+Message = dict[str, str]
+"""`role` and `content`."""
 
 
 def encode_raw(tokenizer: Any, prompt: str) -> tuple[int, ...]:
@@ -21,15 +25,19 @@ def encode_raw(tokenizer: Any, prompt: str) -> tuple[int, ...]:
 
 
 def encode_chat(tokenizer: Any, prompt: str, system: str | None) -> tuple[int, ...]:
-    """One user turn in the model's chat template, ready for the answer.
+    """One user turn in the model's chat template, ready for the answer. Raises what `encode_messages` does."""
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    return encode_messages(tokenizer, [*messages, {"role": "user", "content": prompt}])
 
-    Raises RequestError for an empty prompt, and for a template that is missing or refuses the messages.
+
+def encode_messages(tokenizer: Any, messages: Sequence[Message]) -> tuple[int, ...]:
+    """A conversation in the model's chat template, ready for the next answer.
+
+    Raises RequestError when the last message is empty, and for a template that is missing or refuses the messages.
     """
-    _require_text(prompt)
+    _require_text(messages[-1]["content"])
     if not tokenizer.chat_template:
         raise RequestError("the model has no chat template", hint="use `--raw` to continue the text as it is")
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": prompt})
     try:
         return tuple(_encode(tokenizer, messages))
     except (TemplateError, ValueError, TypeError) as error:
@@ -39,7 +47,7 @@ def encode_chat(tokenizer: Any, prompt: str, system: str | None) -> tuple[int, .
         ) from None
 
 
-def _encode(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+def _encode(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     special = [token for token in tokenizer.get_added_vocab() if token]
     contents = [message["content"] for message in messages]
     if not any(token in content for token in special for content in contents):
@@ -57,8 +65,8 @@ def _encode(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     return ids
 
 
-def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    text: str = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+def _rendered(tokenizer: Any, messages: Sequence[Message]) -> str:
+    text: str = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
     return text
 
 

@@ -23,6 +23,9 @@ class Stats:
         self.decode_s = 0.0
         self.draft_s = 0.0
         self.verify_s = 0.0
+        self.align_s = 0.0
+        self.forwards = 0
+        self.realigned = 0
         self._accepted_at: Counter[int] = Counter()  # rounds that accepted exactly this many
 
     def add(self, event: Event) -> None:
@@ -40,6 +43,9 @@ class Stats:
                 self.decode_s += event.round_s
                 self.draft_s += event.draft_s
                 self.verify_s += event.verify_s
+                self.align_s += event.align_s
+                self.forwards += 1
+                self.realigned += event.realigned
 
     @property
     def acceptance_rate(self) -> float | None:
@@ -50,6 +56,11 @@ class Stats:
     def mean_acceptance_length(self) -> float | None:
         """Tokens a target forward yields, the target's own included: 1 for plain decoding."""
         return 1 + self.accepted / self.rounds if self.rounds else None
+
+    @property
+    def grouping_rate(self) -> float | None:
+        """Rounds whose rows had one width already, over all rounds of the batch."""
+        return 1 - self.realigned / self.forwards if self.forwards else None
 
     @property
     def accepted_per_position(self) -> list[int]:

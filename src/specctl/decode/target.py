@@ -41,6 +41,11 @@ class Target:
                 parts[depth].append(states)
         return {depth: torch.cat(states, dim=1) for depth, states in parts.items() if states}
 
+    def fit(self, rows: Sequence[Row]) -> None:
+        """Give room back that none of these rows can need; more is taken when it is needed."""
+        longest = max(len(row.request.prompt) + row.request.max_new_tokens for row in rows)
+        self.cache.shrink(min(longest, self.lm.context_length) + self.lm.row_floor + 1)
+
     def score(self, rows: Sequence[Row], draft: Draft) -> Scored:
         """One forward over each row's last committed token and its draft.
 
@@ -70,6 +75,18 @@ class Target:
 
     def release(self, slot: int) -> None:
         self.cache.release(slot)
+
+    @property
+    def widths(self) -> list[int]:
+        """Columns of each row in the caches, padding included."""
+        return self.cache.widths
+
+    def swap(self, one: int, other: int) -> None:
+        self.cache.swap(one, other)
+
+    def align(self, n: int) -> bool:
+        """Give the first n rows one width; whether anything had to move."""
+        return self.cache.align(n)
 
     def _capturing(self, batch: range, tokens: list[list[int]]) -> Scored:
         """The whole model in pieces, keeping the states between them; equal bits, measured and tested."""

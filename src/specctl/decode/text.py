@@ -82,7 +82,7 @@ def render(tokenizer: Any, tokens: Sequence[int]) -> str:
 
 def annotate(events: Iterable[Event], tokenizer: Any, requests: Sequence[Request]) -> Iterator[Event]:
     """Fill in the events' text fields: each token's own look, and the answer's text as it may be shown."""
-    answers = [Streamer(tokenizer, request.stop) for request in requests]
+    answers: dict[int, Streamer] = {}  # of those who are not done
     for event in events:
         match event:
             case Drafted():
@@ -90,9 +90,12 @@ def annotate(events: Iterable[Event], tokenizer: Any, requests: Sequence[Request
             case Verified():
                 yield replace(event, bonus_piece=piece(tokenizer, event.bonus))
             case Emitted():
+                if event.row not in answers:
+                    answers[event.row] = Streamer(tokenizer, requests[event.row].stop)
                 yield replace(event, text=answers[event.row].push(event.tokens))
             case Finished():
-                yield replace(event, text=answers[event.row].close())
+                answer = answers.pop(event.row, None)
+                yield replace(event, text=answer.close() if answer else "")
             case _:
                 yield event
 

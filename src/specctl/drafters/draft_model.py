@@ -15,7 +15,7 @@ from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
 from specctl.models.lm import LM
 from specctl.models.trimmed import widen
-from specctl.profile.drafters import DraftModelParams
+from specctl.profile.drafters import DraftModelParams, SelfParams
 
 _CATCH_UP = 8
 """Committed tokens the draft lacks are fed with the round's first step; more than these are prefilled apart."""
@@ -30,7 +30,7 @@ class DraftModel:
 
     needs: frozenset[int] = frozenset()
 
-    def __init__(self, params: DraftModelParams, parts: Parts) -> None:
+    def __init__(self, params: DraftModelParams | SelfParams, parts: Parts) -> None:
         assert parts.draft is not None
         self._lm: LM = parts.draft
         self._vocab_size = parts.target.vocab_size
@@ -73,6 +73,9 @@ class DraftModel:
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         for slot, n in enumerate(accepted):
             self._cache.commit(slot, min(n, self._fed))
+
+    def swap(self, one: int, other: int) -> None:
+        self._cache.swap(one, other)
 
     def drop(self, slot: int) -> None:
         self._cache.release(slot)

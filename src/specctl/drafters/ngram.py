@@ -13,12 +13,15 @@ from torch import Tensor
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.profile.drafters import NgramParams
 
+_WORTH = 0.06
+"""A drafted token is worth its place while it is kept at least this often: about what one more row costs a forward
+of a small model on a CPU (docs/figures.md)."""
+
 
 class Ngram:
-    """Drafts what followed the last few tokens before.
+    """Drafts what followed the last few tokens before, for as long as that is likely to be kept.
 
-    A wrong draft still costs the target its rows, and text that repeats comes in stretches: a row's longest draft
-    grows fourfold when all of it was accepted and halves when not.
+    The longer the run that matched, the likelier the next token. How likely is counted for each row and length.
     """
 
     needs: frozenset[int] = frozenset()
@@ -27,33 +30,76 @@ class Ngram:
         self._params = params
         self._eos = parts.eos
         self._seen: list[Lookup] = []
-        self._longest: list[int] = []
-        self._drafted: list[int] = []
+        self._odds: list[Odds] = []
+        self._matched: list[tuple[int, int]] = []  # a row's match and the number of tokens drafted from it
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._seen.append(Lookup(self._params.min_ngram, self._params.max_ngram))
-        self._longest.append(self._params.draft_tokens)
+        self._odds.append(Odds(self._params.max_ngram))
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         drafts = []
-        for slot, row in enumerate(rows):
-            self._seen[slot].extend(row.ids)
-            limit = min(budget[slot], self._longest[slot])
-            drafts.append(self._seen[slot].continuation(row.ids, limit, self._eos))
-        self._drafted = [len(draft) for draft in drafts]
+        self._matched = []
+        for row, seen, odds, most in zip(rows, self._seen, self._odds, budget, strict=True):
+            seen.extend(row.ids)
+            size, start = seen.match(row.ids)
+            limit = odds.worthwhile(size, min(most, self._params.draft_tokens))
+            drafts.append(continuation(row.ids, start, limit, self._eos))
+            self._matched.append((size, len(drafts[-1])))
         return Draft(drafts)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        for slot, (n, drafted) in enumerate(zip(accepted, self._drafted, strict=True)):
-            if drafted:
-                longest = self._longest[slot] * 4 if n == drafted else self._longest[slot] // 2
-                self._longest[slot] = min(max(longest, 2), self._params.draft_tokens)
+        for odds, (size, drafted), n in zip(self._odds, self._matched, accepted, strict=True):
+            odds.count(size, drafted, n)
+
+    def swap(self, one: int, other: int) -> None:
+        self._seen[one], self._seen[other] = self._seen[other], self._seen[one]
+        self._odds[one], self._odds[other] = self._odds[other], self._odds[one]
 
     def drop(self, slot: int) -> None:
         self._seen[slot] = self._seen[-1]
-        self._longest[slot] = self._longest[-1]
+        self._odds[slot] = self._odds[-1]
         self._seen.pop()
-        self._longest.pop()
+        self._odds.pop()
+
+
+class Odds:
+    """How often the token after a match of each length was right, in one row.
+
+    >>> odds = Odds(4)
+    >>> odds.worthwhile(1, 9), odds.worthwhile(4, 9)
+    (4, 9)
+    >>> for _ in range(20):
+    ...     odds.count(1, drafted=4, accepted=0)
+    >>> odds.worthwhile(1, 9)
+    1
+    """
+
+    def __init__(self, longest: int) -> None:
+        # Eight imagined tries each, until the row's own outweigh them.
+        self._tries = [8.0] * (longest + 1)
+        self._right = [8 * (1 - 0.7**size) for size in range(longest + 1)]
+
+    def worthwhile(self, size: int, limit: int) -> int:
+        """How many tokens to draft from a match of `size`: while the chance that all are right is worth a row."""
+        chance = 1.0
+        for n in range(limit):
+            at = self._grown(size, n)
+            chance *= self._right[at] / self._tries[at]
+            if chance < _WORTH:
+                return n
+        return limit
+
+    def count(self, size: int, drafted: int, accepted: int) -> None:
+        """A draft's outcome: its tokens up to the first wrong one were judged."""
+        for n in range(min(accepted + 1, drafted)):
+            at = self._grown(size, n)
+            self._tries[at] += 1
+            self._right[at] += n < accepted
+
+    def _grown(self, size: int, n: int) -> int:
+        """The match's length once n drafted tokens were right."""
+        return min(size + n, len(self._tries) - 1)
 
 
 class Lookup:
@@ -62,8 +108,9 @@ class Lookup:
     >>> seen = Lookup(1, 2)
     >>> ids = [5, 6, 7, 8, 5, 6]
     >>> seen.extend(ids)
-    >>> seen.continuation(ids, 3, frozenset())
-    [7, 8, 5]
+    >>> size, start = seen.match(ids)
+    >>> size, continuation(ids, start, 3, frozenset())
+    (2, [7, 8, 5])
     """
 
     def __init__(self, shortest: int, longest: int) -> None:
@@ -79,17 +126,22 @@ class Lookup:
                     self._after[tuple(ids[end - size : end])] = end
         self._indexed = len(ids)
 
-    def continuation(self, ids: Sequence[int], limit: int, eos: frozenset[int]) -> list[int]:
-        """What followed the longest known n-gram that `ids` ends in, at most `limit` tokens.
+    def match(self, ids: Sequence[int]) -> tuple[int, int | None]:
+        """The longest known n-gram that `ids` ends in: its size and the place behind its last occurrence."""
+        for size in self._sizes:
+            if (key := tuple(ids[-size:])) in self._after:
+                return size, self._after[key]
+        return 0, None
 
-        A copy that runs into the end of `ids` goes on with what it has copied, so a repeating text is continued
-        past its last period. Nothing is drafted behind an end of sequence.
-        """
-        start = next(
-            (self._after[key] for size in self._sizes if (key := tuple(ids[-size:])) in self._after), None
-        )
-        drafted: list[int] = []
-        while start is not None and len(drafted) < limit and not (drafted and drafted[-1] in eos):
-            at = start + len(drafted)
-            drafted.append(ids[at] if at < len(ids) else drafted[at - len(ids)])
-        return drafted
+
+def continuation(ids: Sequence[int], start: int | None, limit: int, eos: frozenset[int]) -> list[int]:
+    """At most `limit` tokens copied from `start` on; none if `start` is None.
+
+    A copy that runs into the end of `ids` goes on with what it has copied, so a repeating text is continued
+    past its last period. Nothing is drafted behind an end of sequence.
+    """
+    drafted: list[int] = []
+    while start is not None and len(drafted) < limit and not (drafted and drafted[-1] in eos):
+        at = start + len(drafted)
+        drafted.append(ids[at] if at < len(ids) else drafted[at - len(ids)])
+    return drafted

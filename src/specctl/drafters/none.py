@@ -25,5 +25,8 @@ class NoDrafter:
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         """Nothing to learn."""
 
+    def swap(self, one: int, other: int) -> None:
+        """Nothing to move."""
+
     def drop(self, slot: int) -> None:
         """Nothing to move."""

@@ -68,5 +68,8 @@ class _Watched:
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         self._drafter.observe(rows, scored, accepted)
 
+    def swap(self, one: int, other: int) -> None:
+        self._drafter.swap(one, other)
+
     def drop(self, slot: int) -> None:
         self._drafter.drop(slot)

@@ -185,6 +185,9 @@ class _Watched:
             self._fidelity.count(scores[slot], tokens, q, kept)
         self._drafter.observe(rows, scored, accepted)
 
+    def swap(self, one: int, other: int) -> None:
+        self._drafter.swap(one, other)
+
     def drop(self, slot: int) -> None:
         self._drafter.drop(slot)
 

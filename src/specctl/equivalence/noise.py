@@ -185,6 +185,7 @@ def _fingerprint(
         "dtype": str(lm.dtype),
         "device": str(lm.device),
         "attention": str(lm.config._attn_implementation),
+        "modules": sorted({type(module).__name__ for module in lm.module.modules()}),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "amount": [list(blocks), rows, positions, lm.row_floor, _MARGIN],

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from specctl.decode.sampling import Law
 from specctl.models.lm import LM
+from specctl.models.quantize import widened
+from specctl.models.trimmed import widen
 
 
 class Rescorer:
@@ -29,13 +31,14 @@ class Rescorer:
         return result
 
     def scores(self, ids: Sequence[int], law: Law) -> Tensor:
-        """`[vocab]`: what the law makes of the logits behind `ids`."""
-        return law.scores(self.logits(ids)[None], [ids], [[]])[0, 0]
+        """`[vocab]`: what the law makes of the logits behind `ids`; -inf for what a trimmed head cannot say."""
+        logits = widen(self.logits(ids), self._lm.kept, self._lm.vocab_size)
+        return law.scores(logits[None], [ids], [[]])[0, 0]
 
     def _copy(self) -> nn.Module:
-        module = copy.deepcopy(self._lm.module)
         narrow = torch.finfo(self._lm.dtype).bits == 16
-        module = module.float() if narrow else module.double()
-        setter = getattr(module, "set_attn_implementation")  # noqa: B009 - transformers leaves it untyped
-        setter("eager")
+        module = widened(self._lm.module) if narrow else copy.deepcopy(self._lm.module).double()
+        setter = getattr(module, "set_attn_implementation", None)  # transformers leaves it untyped
+        if setter is not None:
+            setter("eager")
         return module

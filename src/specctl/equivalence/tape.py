@@ -129,6 +129,9 @@ class _Recorded:
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         self._drafter.observe(rows, scored, accepted)
 
+    def swap(self, one: int, other: int) -> None:
+        self._drafter.swap(one, other)
+
     def drop(self, slot: int) -> None:
         self._drafter.drop(slot)
 
@@ -149,6 +152,9 @@ class Replayed:
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         """Nothing to learn."""
+
+    def swap(self, one: int, other: int) -> None:
+        """Nothing to move."""
 
     def drop(self, slot: int) -> None:
         """Nothing to move."""

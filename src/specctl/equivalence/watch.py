@@ -27,6 +27,7 @@ class Snapshot:
 
     layers: Layers
     lengths: list[int]
+    pads: list[int]
     columns: int
 
 
@@ -69,6 +70,22 @@ class Watched:
             seen.extend(look(one, law) for one, law in zip(used, scores, strict=True))
         return scored
 
+    @property
+    def widths(self) -> list[int]:
+        return self._target.widths
+
+    def fit(self, rows: Sequence[Row]) -> None:
+        self._close_round()
+        self._target.fit(rows)
+
+    def swap(self, one: int, other: int) -> None:
+        self._close_round()
+        self._target.swap(one, other)
+
+    def align(self, n: int) -> bool:
+        self._close_round()
+        return self._target.align(n)
+
     def commit(self, slot: int, n: int) -> None:
         self._target.commit(slot, n)
 
@@ -78,8 +95,7 @@ class Watched:
         self._check_length(slot, row)
         end = len(row.ids) - 1
         self.caches[row.index] = [
-            tuple(tensor[slot, :, :end].clone() for tensor in layer.tensors())
-            for layer in self._target.cache.slot_layers
+            tuple(tensor.clone() for tensor in tensors) for tensors in _row(self._target.cache, slot, end)
         ]
         self._target.release(slot)
 
@@ -137,18 +153,22 @@ def row_of(cache: SlotCache, end: int) -> Layers:
 
 
 def _row(cache: SlotCache, slot: int, end: int) -> Layers:
-    return [tuple(tensor[slot, :, :end] for tensor in layer.tensors()) for layer in cache.slot_layers]
+    start = cache.pads[slot]
+    return [
+        tuple(tensor[slot, :, start : start + end] for tensor in layer.tensors())
+        for layer in cache.slot_layers
+    ]
 
 
 def _copy(cache: SlotCache, rows: int, columns: int) -> Snapshot:
     layers = [tuple(tensor[:rows].clone() for tensor in layer.tensors()) for layer in cache.slot_layers]
-    return Snapshot(layers, list(cache.lengths[:rows]), columns)
+    return Snapshot(layers, cache.lengths[:rows], cache.pads[:rows], columns)
 
 
 def _rebuild(lm: LM, snapshot: Snapshot, kept: Sequence[Sequence[int]]) -> SlotCache:
     """The copy, and the committed tokens fed again in the round's own shape, dummies where drafts were rejected."""
     cache = lm.new_cache()
-    cache.lengths = list(snapshot.lengths)
+    cache.lengths, cache.pads = list(snapshot.lengths), list(snapshot.pads)
     capacity = max((tensors[0].shape[2] for tensors in snapshot.layers if tensors), default=0)
     cache.reserve(len(kept), capacity)
     for layer, tensors in zip(cache.slot_layers, snapshot.layers, strict=True):

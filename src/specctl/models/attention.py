@@ -26,15 +26,36 @@ def plain_attention(
     attention_mask: Tensor,
     scaling: float | None = None,
     softcap: float | None = None,
+    pads: tuple[int, ...] | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Query `[n, heads, q, d]`, key and value `[n, n_kv, width, d]`, additive mask `[n, 1, q, width]`.
 
-    Returns `[n, q, heads, d]`, as transformers' attention functions do.
+    `pads`: slots that stand empty before each row. Such rows go one by one without their padding: behind it, sums
+    over slots would be grouped differently. Returns `[n, q, heads, d]`, as transformers' attention functions do.
     """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if pads is None:
+        return _attend(query, key, value, attention_mask, scaling, softcap), None
+    rows = [
+        _attend(
+            query[row : row + 1],
+            key[row : row + 1, :, pad:],
+            value[row : row + 1, :, pad:],
+            attention_mask[row : row + 1, ..., pad:],
+            scaling,
+            softcap,
+        )
+        for row, pad in enumerate(pads)
+    ]
+    return torch.cat(rows), None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, softcap: float | None
+) -> Tensor:
     n, heads, q, d = query.shape
     n_kv = key.shape[1]
-    scaling = d**-0.5 if scaling is None else scaling
     stacked = (query * scaling).reshape(n * n_kv, heads // n_kv * q, d)
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     scores = torch.bmm(stacked, keys.transpose(1, 2))
@@ -44,7 +65,7 @@ def plain_attention(
     # Not in the model's own 16 bits: that kernel's sums depend on the number of slots.
     wide = torch.promote_types(query.dtype, torch.float32)
     mixed = _weighted_sum(scores.softmax(dim=-1, dtype=wide).to(query.dtype), values)
-    return mixed.view(n, heads, q, -1).transpose(1, 2).contiguous(), None
+    return mixed.view(n, heads, q, -1).transpose(1, 2).contiguous()
 
 
 def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:

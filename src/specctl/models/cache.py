@@ -3,14 +3,15 @@
 Every layer holds one preallocated `[slots, n_kv, capacity, d]` tensor. A forward writes row b's q new keys at
 slots `start[b] … start[b] + q - 1` and the mask lets a query see only slots up to its own position. What is
 committed is a number per row, so taking back rejected tokens costs nothing: their slots are overwritten. Rows
-are never realigned.
+need never be realigned. The published batch schedules do realign; for them a row may be left-padded.
 
-Invariant: a row's slots below `lengths[row]` hold exactly its committed tokens; what lies above is junk that no
-later forward can see, even if it is not finite (see `Window` and `_clear_stale`).
+Invariant: token i of a row is in slot `pads[row] + i`, for exactly its `lengths[row]` committed tokens; what lies
+above is junk that no later forward can see, even if it is not finite (see `Window` and `_clear_stale`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,21 +23,31 @@ _GROW_BY = 256
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Where one forward writes and what it reads: rows [first, last), q new slots from `starts` on."""
+    """Where one forward writes and what it reads: rows [first, last), q new tokens from positions `starts` on.
+
+    Position i of a row is slot `pads[row] + i`.
+    """
 
     first: int
     last: int
     starts: tuple[int, ...]
     q: int
+    pads: tuple[int, ...]
+
+    @property
+    def slots(self) -> list[int]:
+        """The first slot each row writes."""
+        return [start + pad for start, pad in zip(self.starts, self.pads, strict=True)]
 
     @property
     def width(self) -> int:
-        """Slots the forward reads, counted from 0: up to the end of the longest row."""
-        return max(self.starts) + self.q
+        """Slots the forward reads, counted from 0: up to the end of the widest row."""
+        return max(self.slots) + self.q
 
     @property
     def common_start(self) -> int | None:
-        return self.starts[0] if len(set(self.starts)) == 1 else None
+        slots = self.slots
+        return slots[0] if len(set(slots)) == 1 else None
 
 
 class SlotLayer(CacheLayerMixin):
@@ -80,13 +91,22 @@ class SlotLayer(CacheLayerMixin):
         return () if self.keys is None or self.values is None else (self.keys, self.values)
 
     def resize(self, slots: int, capacity: int) -> None:
-        grown = []
-        for old in self.tensors():
-            new = old.new_zeros(slots, old.shape[1], capacity, old.shape[3])
-            new[: old.shape[0], :, : old.shape[2]] = old
-            grown.append(new)
-        if grown:
-            self.keys, self.values = grown
+        """Copies what fits. One tensor at a time, so that little memory is held twice."""
+        if self.keys is not None:
+            self.keys = _resized(self.keys, slots, capacity)
+        if self.values is not None:
+            self.values = _resized(self.values, slots, capacity)
+
+    def shift(self, old: Sequence[int], new: Sequence[int], width: int) -> None:
+        """Move the first rows from padding `old` to `new`, `width` slots in all; the padding becomes zeros."""
+        for tensor in self.tensors():
+            rows = torch.arange(len(new), device=tensor.device)[:, None]
+            slots = torch.arange(width, device=tensor.device)
+            start, moved = (torch.tensor(pads, device=tensor.device)[:, None] for pads in (new, old))
+            source = (slots - start + moved).clamp(min=0)
+            gathered = tensor[rows, :, source]
+            gathered.masked_fill_((slots < start)[:, :, None, None], 0)
+            tensor[: len(new), :, :width] = gathered.transpose(1, 2)
 
     # Masks and positions are passed explicitly, so transformers asks for none of these; the base class wants them.
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -99,17 +119,26 @@ class SlotLayer(CacheLayerMixin):
         return -1
 
 
+def _resized(old: Tensor, slots: int, capacity: int) -> Tensor:
+    new = old.new_zeros(slots, old.shape[1], capacity, old.shape[3])
+    slots, capacity = min(slots, old.shape[0]), min(capacity, old.shape[2])
+    new[:slots, :, :capacity] = old[:slots, :, :capacity]
+    return new
+
+
 class SlotCache(Cache):
     """A `transformers.Cache` over slots; one object serves all layers, whole models and sub-network views.
 
-    `lengths[row]` counts the committed tokens of the rows in use, which are always slots `0 … len(lengths) - 1`.
+    `lengths[row]` counts the committed tokens of the rows in use, which are always slots `0 … len(lengths) - 1`;
+    `pads[row]` slots stand empty before them, none unless `align` was called.
     """
 
     def __init__(self, n_layers: int) -> None:
         self.lengths: list[int] = []
+        self.pads: list[int] = []
         self.slots = 0
         self.capacity = 0
-        self.window = Window(0, 0, (0,), 0)
+        self.window = Window(0, 0, (0,), 0, (0,))
         self._dirty: list[int] = []  # per slot: end of what was ever written there
         self._index: tuple[Tensor, Tensor] | None = None
         super().__init__(layers=[SlotLayer(self) for _ in range(n_layers)])
@@ -126,9 +155,24 @@ class SlotCache(Cache):
             for layer in self.slot_layers:
                 layer.resize(self.slots, self.capacity)
 
+    @property
+    def widths(self) -> list[int]:
+        """Slots each row takes, its padding included."""
+        return [pad + length for pad, length in zip(self.pads, self.lengths, strict=True)]
+
+    def shrink(self, capacity: int) -> None:
+        """Give room back when the rows in use, and `capacity`, need less than half of what there is."""
+        needed = max([capacity, *self.widths])
+        if 2 * needed < self.capacity:
+            self.capacity = needed
+            self._dirty = [min(end, needed) for end in self._dirty]
+            for layer in self.slot_layers:
+                layer.resize(self.slots, needed)
+
     def admit(self) -> int:
         """Open one more row, empty; returns its number."""
         self.lengths.append(0)
+        self.pads.append(0)
         self.reserve(len(self.lengths), 0)
         return len(self.lengths) - 1
 
@@ -136,13 +180,43 @@ class SlotCache(Cache):
         """Close a row. The last row moves into its place, so that rows in use stay dense."""
         last = len(self.lengths) - 1
         if row != last:
-            end = self.lengths[last]
+            end = self.widths[last]
             for layer in self.slot_layers:
                 for tensor in layer.tensors():
                     tensor[row, :, :end] = tensor[last, :, :end]
-            self.lengths[row] = end
+            self.lengths[row], self.pads[row] = self.lengths[last], self.pads[last]
             self._dirty[row] = max(self._dirty[row], end)
         self.lengths.pop()
+        self.pads.pop()
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange two rows."""
+        end = max(self.widths[one], self.widths[other])
+        for layer in self.slot_layers:
+            for tensor in layer.tensors():
+                kept = tensor[one, :, :end].clone()
+                tensor[one, :, :end] = tensor[other, :, :end]
+                tensor[other, :, :end] = kept
+        for numbers in (self.lengths, self.pads):
+            numbers[one], numbers[other] = numbers[other], numbers[one]
+        for row in (one, other):
+            self._dirty[row] = max(self._dirty[row], end)
+
+    def align(self, n: int) -> bool:
+        """Left-pad the first n rows so that all end in one column; whether anything had to move.
+
+        Keys carry the rotation of their true positions, so they can be moved (arXiv:2510.22876).
+        """
+        width, lengths = max(self.lengths[:n]), self.lengths[:n]
+        if len(set(self.widths[:n])) == 1:
+            return False
+        self.reserve(self.slots, width)
+        pads = [width - length for length in lengths]
+        for layer in self.slot_layers:
+            layer.shift(self.pads[:n], pads, width)
+        self.pads[:n] = pads
+        self._dirty[:n] = [max(end, width) for end in self._dirty[:n]]
+        return True
 
     def commit(self, row: int, n: int) -> None:
         """Keep the first n slots written above the row's length; the others become junk."""
@@ -155,7 +229,8 @@ class SlotCache(Cache):
     def open_window(self, rows: range, q: int, offset: int = 0) -> Window:
         """Prepare the next forward: q new slots for each of `rows`, `offset` above what is committed."""
         starts = tuple(self.lengths[row] + offset for row in rows)
-        self.window = Window(rows.start, rows.stop, starts, q)
+        pads = tuple(self.pads[rows.start : rows.stop])
+        self.window = Window(rows.start, rows.stop, starts, q, pads)
         self._index = None
         if self.window.width > self.capacity:
             self.reserve(self.slots, -(-self.window.width // _GROW_BY) * _GROW_BY)
@@ -167,14 +242,14 @@ class SlotCache(Cache):
         if self._index is None:
             window = self.window
             row = torch.arange(window.first, window.last, device=device)[:, None]
-            start = torch.tensor(window.starts, device=device)[:, None]
+            start = torch.tensor(window.slots, device=device)[:, None]
             self._index = row, start + torch.arange(window.q, device=device)
         return self._index
 
     def _clear_stale(self, rows: range, q: int, offset: int) -> None:
         """Zero leftovers of longer, rejected drafts that a shorter row of this window would read masked."""
         for row in rows:
-            end = self.lengths[row] + offset + q
+            end = self.pads[row] + self.lengths[row] + offset + q
             if end < self._dirty[row] and end < self.window.width:
                 self._zero(row, end, self._dirty[row])
                 self._dirty[row] = end

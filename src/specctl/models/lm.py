@@ -108,8 +108,15 @@ class LM:
     ) -> Any:
         window = cache.open_window(rows, max(q, self.row_floor), offset)
         positions, mask = geometry(self.config, window, self.dtype, self.device)
+        # Passed through to `plain_attention`; transformers' own functions ignore it.
+        padded: dict[str, Any] = {"pads": window.pads} if any(window.pads) else {}
         return module(
-            **inputs, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            **inputs,
+            **padded,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         )
 
     def _padded(self, tokens: Sequence[Sequence[int]]) -> Tensor:
@@ -131,13 +138,16 @@ def geometry(
 ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
     """Positions `[n, q]` and additive masks `[n, 1, q, width]` of one forward.
 
-    A query at position i sees slots 0..i, or the last `sliding_window` of them. Models that mix both kinds of
+    A query at position i sees positions 0..i, or the last `sliding_window` of them. Models that mix both kinds of
     layer take a dict of masks by kind, as their own forward does.
     """
     start = torch.tensor(window.starts, device=device)[:, None]
     positions = start + torch.arange(window.q, device=device)
     slots = torch.arange(window.width, device=device)
     distance = positions[:, None, :, None] - slots
+    if any(window.pads):
+        pads = torch.tensor(window.pads, device=device)[:, None, None, None]
+        distance = (distance + pads).masked_fill(slots < pads, -1)
     full = _additive(distance >= 0, dtype)
     size = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())

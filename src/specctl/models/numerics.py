@@ -13,6 +13,7 @@ import json
 import platform
 
 import torch
+from torch import Tensor
 
 from specctl import paths
 from specctl.errors import MachineError
@@ -26,7 +27,7 @@ FLOORS = (2, 4, 8)
 _PROBES = (  # tokens of context; shapes: (rows, columns)
     (19, ((1, 5), (3, 6))),
     # float32 attention changes kernels between some 150 and 500 slots.
-    (250, ((1, 3), (1, 4), (1, 5), (1, 6), (1, 9), (1, 13), (2, 2), (3, 5))),
+    (250, ((1, 3), (1, 4), (1, 5), (1, 6), (1, 9), (1, 13), (2, 2), (3, 5), (1, 33), (1, 65))),
     # Sums over more than 1024 slots are split by their number, which a longer neighbour sets.
     (700, ((1, 5), (3, 5))),
 )
@@ -51,18 +52,26 @@ def holds(lm: LM, floor: int) -> bool:
     for context, shapes in _PROBES:
         n_rows, n_columns = (max(sizes) for sizes in zip(*shapes, strict=True))
         ids = _probe_ids(lm.vocab_size, n_columns)
-        cache = _filled_cache(probe, [context, context - 5, 2 * context][:n_rows], n_columns + floor)
-        alone = [
-            probe.forward(cache, [[token]], range(1), offset=offset)[0, 0] for offset, token in enumerate(ids)
-        ]
-        reference = torch.stack(alone)
+        cache = filled_cache(probe, [context, context - 5, 2 * context][:n_rows], n_columns + floor)
+        reference = _one_by_one(probe, cache, ids)
         for n, q in shapes:
             if not torch.equal(probe.forward(cache, [ids[:q]] * n, range(n))[0], reference[:q]):
                 return False
     return True
 
 
-def _filled_cache(lm: LM, lengths: list[int], room: int) -> SlotCache:
+def _one_by_one(lm: LM, cache: SlotCache, ids: list[int]) -> Tensor:
+    """Logits `[len(ids), vocab]`: the first tokens fed alone, those behind four at a time (a shape tried)."""
+    parts = []
+    at = 0
+    while at < len(ids):
+        block = ids[at : at + (1 if at < 13 else 4)]
+        parts.append(lm.forward(cache, [block], range(1), offset=at)[0])
+        at += len(block)
+    return torch.cat(parts)
+
+
+def filled_cache(lm: LM, lengths: list[int], room: int) -> SlotCache:
     """Rows of these lengths whose keys and values are noise: as good as a prefill here, and much faster."""
     cache = lm.new_cache()
     cache.reserve(len(lengths), max(lengths) + room)

@@ -76,6 +76,22 @@ def read(folder: Path, lm: LM, source: Path, vocab_size: int) -> Head:
     target, and every row is bit for bit the one of `lm` that the map names: engines that fall back to another
     map draft nonsense silently.
     """
+    head, facts = _read(folder)
+    tokenizer = vocabulary.fingerprint(source)
+    if facts.get("tokenizer") != tokenizer:
+        _refuse(folder, f"was made for another tokenizer than that of `{lm.name}`")
+    _check_rows(folder, head, lm, vocab_size)
+    return head
+
+
+def read_map(folder: Path) -> tuple[Tensor, dict[str, str]]:
+    """The kept ids and what the file says about itself, without a model. Raises ModelFileError."""
+    head, facts = _read(folder)
+    return head.ids, facts
+
+
+def _read(folder: Path) -> tuple[Head, dict[str, str]]:
+    """A file that agrees with itself."""
     path = folder / FILE
     if not path.is_file():
         _refuse(folder, f"has no `{FILE}`")
@@ -91,13 +107,9 @@ def read(folder: Path, lm: LM, source: Path, vocab_size: int) -> Head:
         raise ModelFileError(f"cannot read `{path}`: {error}") from error
     if facts.get("format") != FORMAT:
         _refuse(folder, "is not a trimmed head of this version of specctl")
-    tokenizer = vocabulary.fingerprint(source)
-    if facts.get("tokenizer") != tokenizer:
-        _refuse(folder, f"was made for another tokenizer than that of `{lm.name}`")
-    if facts.get("map") != map_digest(head.ids, tokenizer):
+    if facts.get("map") != map_digest(head.ids, facts.get("tokenizer", "")):
         _refuse(folder, "has a map that was changed after it was made")
-    _check_rows(folder, head, lm, vocab_size)
-    return head
+    return head, facts
 
 
 def map_digest(ids: Tensor, tokenizer: str) -> str:

@@ -13,9 +13,11 @@ class Part(BaseModel):
 
 
 class Method(Part):
-    """What every method's settings have. `uses_draft`: it needs a model besides the target."""
+    """What every method's settings have. `uses_draft`: it needs a model besides the target; `drafts_itself`: it
+    drafts with a copy of the target."""
 
     uses_draft: ClassVar[bool] = False
+    drafts_itself: ClassVar[bool] = False
 
 
 class NoneParams(Method):
@@ -38,15 +40,29 @@ class DraftModelParams(Method):
     )
 
 
+class SelfParams(Method):
+    """The target's own weights in fewer bits draft; needs no second model."""
+
+    drafts_itself: ClassVar[bool] = True
+    method: Literal["self"]
+    draft_tokens: int = Field(default=4, ge=1, le=64, description="most tokens drafted a round")
+    min_confidence: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="stop drafting after a token the draft finds less likely than this",
+    )
+
+
 class NgramParams(Method):
     """Looks the last few tokens up in the prompt and the answer so far; needs no second model."""
 
     method: Literal["ngram"]
-    draft_tokens: int = Field(default=8, ge=1, le=64, description="most tokens drafted a round")
-    max_ngram: int = Field(default=4, ge=1, le=16, description="longest run of tokens looked up first")
+    draft_tokens: int = Field(default=24, ge=1, le=64, description="most tokens drafted a round")
+    max_ngram: int = Field(default=6, ge=1, le=16, description="longest run of tokens looked up first")
     min_ngram: int = Field(
-        default=2, ge=1, le=16, description="shortest run of tokens that counts as a match"
+        default=1, ge=1, le=16, description="shortest run of tokens that counts as a match"
     )
 
 
-Drafter = Annotated[NoneParams | DraftModelParams | NgramParams, Field(discriminator="method")]
+Drafter = Annotated[NoneParams | DraftModelParams | SelfParams | NgramParams, Field(discriminator="method")]

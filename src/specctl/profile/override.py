@@ -15,7 +15,7 @@ from specctl.profile.schema import Profile, effective
 def merge(profile: Profile, overrides: dict[str, Any]) -> Profile:
     """`profile` with what was typed: keys are `max_new_tokens`, `sampling.top_k`, `drafter.draft_tokens` ...
 
-    A typed pair or target replaces the profile's models; a typed draft chooses method `draft-model`.
+    A typed pair or target replaces the profile's models; a typed draft, a MODEL, chooses method `draft-model`.
     Raises RequestError that speaks of options (`--top-k`), since the file is not at fault.
     """
     if not overrides:
@@ -23,8 +23,10 @@ def merge(profile: Profile, overrides: dict[str, Any]) -> Profile:
     if "pair" in overrides and "target" in overrides:
         raise RequestError("`--pair` and `--target` exclude each other", hint="give one of them")
     data = effective(profile)
+    # How a draft is stored suits any model; which model it is does not.
+    quantize = profile.draft.quantize if profile.draft else None
     if "pair" in overrides or "target" in overrides:
-        data |= {"pair": None, "target": None, "draft": None}
+        data |= {"pair": None, "target": None, "draft": {"quantize": quantize} if quantize else None}
     if "draft" in overrides and not profile.drafter.uses_draft:
         data["drafter"] = {"method": "draft-model"}
     if "drafter.draft_tokens" in overrides and data["drafter"]["method"] == "none":
@@ -34,7 +36,7 @@ def merge(profile: Profile, overrides: dict[str, Any]) -> Profile:
         part = data
         for step in outer:
             part = part[step]
-        part[last] = value
+        part[last] = {"model": value, "quantize": quantize} if key == "draft" else value
     try:
         return Profile.model_validate({**data, "name": profile.name})
     except ValidationError as error:

@@ -54,6 +54,10 @@ class DraftSource(Part):
     """The model that drafts. In a file, a lone MODEL stands for `{model: MODEL}`."""
 
     model: Spec | None = Field(default=None, description="like `target`; null: the pair's own draft")
+    quantize: Literal["int8", "int4"] | None = Field(
+        default=None,
+        description="the draft's weights in fewer bits; null: as loaded, for method `self` int4",
+    )
     trim: Spec | None = Field(
         default=None, description="folder of `specctl trim`: draft with the kept part of the vocabulary only"
     )
@@ -112,6 +116,12 @@ class Profile(Part):
             raise PydanticCustomError("device", "must be auto, cpu, mps, cuda, cuda:N, xpu or xpu:N")
         return device
 
+    @property
+    def quantize(self) -> Literal["int8", "int4"] | None:
+        """The scheme of the draft's weights, the method's default included."""
+        wish = self.draft.quantize if self.draft else None
+        return wish or ("int4" if self.drafter.drafts_itself else None)
+
     @model_validator(mode="after")
     def _parts_agree(self) -> Profile:
         problems = list(_disagreements(self))
@@ -130,6 +140,9 @@ def _disagreements(profile: Profile) -> list[tuple[tuple[str, ...], str]]:
     if drafter.uses_draft:
         if profile.pair is None and (profile.draft is None or profile.draft.model is None):
             found.append((("draft",), f"is missing; method `{drafter.method}` needs a draft model"))
+    elif drafter.drafts_itself:
+        if profile.draft is not None and profile.draft.model is not None:
+            found.append((("draft", "model"), f"is of no use to method `{drafter.method}`"))
     elif profile.draft is not None:
         found.append((("draft",), f"is of no use to method `{drafter.method}`"))
     if isinstance(drafter, NgramParams) and drafter.min_ngram > drafter.max_ngram:

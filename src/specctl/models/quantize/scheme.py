@@ -1,0 +1,51 @@
+"""What every way of storing a draft's linear layer has in common."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+ROWS_AT_ONCE = 4096
+"""Rows quantised at a time: the float32 copy of a whole head would be the peak of the memory taken."""
+
+TINY = torch.finfo(torch.float32).tiny
+"""The least scale: rows or groups of zeros must not be divided by zero."""
+
+
+class CheapLinear(nn.Module):
+    """A linear layer `[..., K] -> [..., N]` whose weight is kept in another form than it was loaded in."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    @staticmethod
+    def fits(weight: Tensor) -> bool:
+        """Whether the operators take a weight `[N, K]` of this shape, dtype and device."""
+        raise NotImplementedError
+
+    def product(self, x: Tensor) -> Tensor:
+        """`[rows, K] -> [rows, N]`, without the bias."""
+        raise NotImplementedError
+
+    def dense(self) -> Tensor:
+        """The weight `[N, K]` the product stands for, in float32."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
+        return y if self.bias is None else y + self.bias
+
+    def wide(self) -> nn.Linear:
+        """The same layer as an ordinary one in float32, to measure rounding against."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(self.dense(), requires_grad=False)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.float(), requires_grad=False)
+        return linear
+
+
+def on_cpu_or_cuda(weight: Tensor) -> bool:
+    """16-bit weights where torch has these operators."""
+    return weight.device.type in ("cpu", "cuda") and weight.dtype == torch.bfloat16
