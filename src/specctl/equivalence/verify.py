@@ -78,7 +78,7 @@ def verify(
     )
     problems += [*_vacuous(subject, coverage), *fidelity.problems(), *claims.problems()]
     problems += [] if noise is None else too_many_ties(sequences, noise)
-    own = _self_draft(session, subject, requests, noise) if session.draft is not None else None
+    own = _self_draft(session, subject, requests, noise) if subject.draft is not None else None
     problems += [] if own is None else own.problems()
     sampled = None if subject.rules.sampler.law.greedy else _sampled(session, subject, requests, sequences)
     if sampled is not None:

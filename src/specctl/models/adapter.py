@@ -19,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from specctl.errors import ModelFileError, RequestError
+from specctl import paths
+from specctl.errors import MissingError, ModelFileError, RequestError
 from specctl.models import trimmed
 from specctl.models.lm import LM
 from specctl.models.views import shallow_copy
@@ -93,8 +94,10 @@ def readout(lm: LM, adapter: Adapter, kept: Tensor | None = None) -> LM:
     module = shallow_copy(lm.module)
     module._modules[str(lm.module.base_model_prefix)] = base
     module.config = config
-    whole = LM(module, f"adapter of {lm.name}")
-    return whole if kept is None else trimmed.trimmed(whole, trimmed.cut(lm, kept))
+    whole = LM(module, f"adapter of {lm.name}", lm.row_floor)
+    view = whole if kept is None else trimmed.trimmed(whole, trimmed.cut(lm, kept))
+    view.reads = adapter.shape.depth
+    return view
 
 
 def fingerprint(lm: LM) -> str:
@@ -150,6 +153,18 @@ def read(folder: Path, lm: LM) -> tuple[Adapter, Tensor | None]:
     if kept is not None and not _ascending(kept, lm.vocab_size):
         _refuse(folder, "keeps tokens the target does not have")
     return adapter.to(lm.device, lm.dtype).eval(), None if kept is None else kept.long()
+
+
+def shipped(lm: LM) -> Path:
+    """The folder of the adapter that comes with specctl for these weights. Raises MissingError."""
+    mine = fingerprint(lm)
+    for card in sorted(paths.shipped_weights_dir().glob(f"kangaroo/*/{CARD}")):
+        if json.loads(card.read_text(encoding="utf-8"))["target"]["fingerprint"] == mine:
+            return card.parent
+    raise MissingError(
+        f"no Kangaroo adapter is shipped for `{lm.name}`",
+        hint="train one with `specctl train kangaroo` and give it as `drafter.adapter`",
+    )
 
 
 def _ascending(kept: Tensor, vocab_size: int) -> bool:

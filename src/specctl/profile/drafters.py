@@ -65,4 +65,20 @@ class NgramParams(Method):
     )
 
 
-Drafter = Annotated[NoneParams | DraftModelParams | SelfParams | NgramParams, Field(discriminator="method")]
+class KangarooParams(Method):
+    """The target's first layers and a small trained adapter draft; the other layers verify."""
+
+    method: Literal["kangaroo"]
+    adapter: str | None = Field(
+        default=None, min_length=1, max_length=4096, description="folder of `specctl train`; null: the one shipped"
+    )
+    draft_tokens: int = Field(default=4, ge=1, le=64, description="most tokens drafted a round")
+    min_confidence: float | None = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        description="stop drafting after a token the adapter finds less likely than this",
+    )
+
+
+Drafter = Annotated[NoneParams | DraftModelParams | SelfParams | NgramParams | KangarooParams, Field(discriminator="method")]
