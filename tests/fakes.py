@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from specctl.decode.accept import ACCEPTORS
-from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, SharesCache
+from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, share_cache
 from specctl.decode.loop import Rules, decode
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
@@ -276,8 +276,7 @@ class Spy:
         self.log: list[tuple[list[list[int]], Draft]] = []  # what rows had committed, and what was drafted
 
     def share(self, cache: SlotCache) -> None:
-        if isinstance(self.drafter, SharesCache):
-            self.drafter.share(cache)
+        share_cache(self.drafter, cache)
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self.drafter.begin(row, hidden)

@@ -23,12 +23,13 @@ from specctl.models.lm import LM
 from specctl.profile.drafters import KangarooParams
 
 HOT = Law(temperature=1.0)
+SHAPE = Shape(2, "attention")
 
 
 def drafter(
     lm: LM,
     *,
-    shape: Shape = Shape(2, "attention"),
+    shape: Shape = SHAPE,
     kept: torch.Tensor | None = None,
     law: Law | None = None,
     accept: str = "greedy",

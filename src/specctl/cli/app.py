@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from specctl import __version__
-from specctl.cli import batch, console, env, models, profiles, pull, run, trim, verify
+from specctl.cli import batch, console, env, models, profiles, pull, run, train, trim, verify
 
 _EPILOG = (
     "Exit codes: 0 done · 1 the answer is no · 2 the request is wrong · 3 something is missing · "
@@ -37,6 +37,8 @@ app.command("verify-equivalence", rich_help_panel="Measure", epilog=verify.EXAMP
 )
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Make drafts better", epilog=trim.EXAMPLES)(trim.trim)
+app.add_typer(train.app, rich_help_panel="Make drafts better")
+app.add_typer(train.app, rich_help_panel="Make drafts better")
 app.command(rich_help_panel="Models", epilog=pull.EXAMPLES)(pull.pull)
 app.add_typer(models.app, rich_help_panel="Models")
 app.add_typer(profiles.app, rich_help_panel="Configure")

@@ -120,6 +120,12 @@ class SharesCache(Protocol):
         """The cache of the target it drafts for; told before the first row joins."""
 
 
+def share_cache(drafter: Drafter, cache: SlotCache) -> None:
+    """For the loop, and for whoever stands in for a drafter."""
+    if isinstance(drafter, SharesCache):
+        drafter.share(cache)
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a drafter may be built from."""

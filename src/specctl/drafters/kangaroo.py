@@ -16,7 +16,7 @@ from torch import Tensor
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
 from specctl.models.cache import SlotCache
-from specctl.models.lm import LM, PREFILL_CHUNK
+from specctl.models.lm import PREFILL_CHUNK
 from specctl.models.trimmed import widen
 from specctl.profile.drafters import KangarooParams
 
@@ -107,7 +107,10 @@ class Kangaroo:
             return logits[:, -1]
         late = [torch.stack(states) if states else state[0, :0] for states in self._pending[: len(rows)]]
         width = max(map(len, late)) + 1
-        fed = [torch.cat([known, new, new.expand(width - 1 - len(known), -1)]) for known, new in zip(late, state, strict=True)]
+        fed = [
+            torch.cat([known, new, new.expand(width - 1 - len(known), -1)])
+            for known, new in zip(late, state, strict=True)
+        ]
         logits = self._adapter.segment(self._cache, torch.stack(fed), rows, 0, None)
         for slot, known in enumerate(late):
             self._cache.commit(slot, len(known))

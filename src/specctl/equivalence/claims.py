@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored
+from specctl.decode.draft import Draft, Drafter, Row, Scored, share_cache
 from specctl.decode.noise import Place, Stream
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.subject import Subject
+from specctl.models.cache import SlotCache
 
 
 @dataclass(slots=True)
@@ -55,6 +56,9 @@ class _Watched:
         self.needs = drafter.needs
         self._drafter = drafter
         self._claims = claims
+
+    def share(self, cache: SlotCache) -> None:
+        share_cache(self._drafter, cache)
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._drafter.begin(row, hidden)

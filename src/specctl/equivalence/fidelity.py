@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored, SharesCache
+from specctl.decode.draft import Draft, Drafter, Row, Scored, share_cache
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.rescore import Rescorer
@@ -166,8 +166,7 @@ class _Watched:
         self._histories: list[list[int]] = []
 
     def share(self, cache: SlotCache) -> None:
-        if isinstance(self._drafter, SharesCache):
-            self._drafter.share(cache)
+        share_cache(self._drafter, cache)
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._drafter.begin(row, hidden)
@@ -205,8 +204,7 @@ def fresh_draft(subject: Subject, row: Row, most: int) -> tuple[list[int], Tenso
     if drafter.needs:
         target = subject.make_target(1, len(row.ids) + most + 1)
         hidden = target.admit(alone.ids)
-        if isinstance(drafter, SharesCache):
-            drafter.share(target.cache)
+        share_cache(drafter, target.cache)
     drafter.begin(alone, hidden)
     draft = drafter.draft([alone], [most])
     return draft.tokens[0], None if draft.q is None else draft.q[0]

@@ -18,8 +18,8 @@ from specctl.session import Session
 class Subject:
     """Everything `decode` needs. The makers are called for each run, so that every run has fresh caches.
 
-    `make_target` takes slots and capacity. `draft` is a model of its own, not an adapter. `drafts` is False for plain decoding, which has nothing to exercise.
-    `tokenizer` is None where the events carry no text to be checked.
+    `make_target` takes slots and capacity. `drafts` is False for plain decoding, which has nothing to exercise.
+    `draft` is a model of its own, not an adapter. `tokenizer` is None where the events carry no text to be checked.
     """
 
     target: LM

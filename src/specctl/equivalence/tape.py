@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Request, Row, Scored
+from specctl.decode.draft import Draft, Drafter, Request, Row, Scored, share_cache
 from specctl.equivalence.greedy import verify_greedy
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import SequenceReport
 from specctl.equivalence.subject import Subject
 from specctl.errors import RequestError
+from specctl.models.cache import SlotCache
 
 SCHEMA = 1
 Proposals = dict[tuple[int, int], tuple[int, ...]]
@@ -116,6 +117,9 @@ class _Recorded:
         self.needs = drafter.needs
         self._drafter = drafter
         self._notes = notes
+
+    def share(self, cache: SlotCache) -> None:
+        share_cache(self._drafter, cache)
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._drafter.begin(row, hidden)

@@ -67,7 +67,9 @@ class Adapter(nn.Module):
             )
         base = _base(lm)
         layer = copy.deepcopy(base.layers[-1])
-        if shape.block == "attention" and not (hasattr(layer, "input_layernorm") and hasattr(layer, "self_attn")):
+        if shape.block == "attention" and not (
+            hasattr(layer, "input_layernorm") and hasattr(layer, "self_attn")
+        ):
             raise RequestError(
                 f"the layers of `{lm.name}` have no norm before attention to build an adapter of",
                 hint="use `block: layer`",
@@ -111,7 +113,12 @@ def fingerprint(lm: LM) -> str:
 
 
 def write(
-    folder: Path, lm: LM, tensors: Mapping[str, Tensor], shape: Shape, kept: Tensor | None, card: dict[str, Any]
+    folder: Path,
+    lm: LM,
+    tensors: Mapping[str, Tensor],
+    shape: Shape,
+    kept: Tensor | None,
+    card: dict[str, Any],
 ) -> None:
     """An adapter's state dict and its card, in the target's dtype."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +127,9 @@ def write(
         stored["kept"] = kept.to("cpu", torch.int32)
     facts = {"format": FORMAT, "target": fingerprint(lm), "shape": json.dumps(asdict(shape))}
     write_atomic(folder / FILE, save(stored, metadata=facts))
-    text = json.dumps({**asdict(shape), "target": {"name": lm.name, "fingerprint": facts["target"]}, **card}, indent=2)
+    text = json.dumps(
+        {**asdict(shape), "target": {"name": lm.name, "fingerprint": facts["target"]}, **card}, indent=2
+    )
     write_atomic(folder / CARD, text.encode() + b"\n")
 
 

@@ -70,7 +70,10 @@ class KangarooParams(Method):
 
     method: Literal["kangaroo"]
     adapter: str | None = Field(
-        default=None, min_length=1, max_length=4096, description="folder of `specctl train`; null: the one shipped"
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="folder of `specctl train`; null: the one shipped",
     )
     draft_tokens: int = Field(default=4, ge=1, le=64, description="most tokens drafted a round")
     min_confidence: float | None = Field(
@@ -81,4 +84,6 @@ class KangarooParams(Method):
     )
 
 
-Drafter = Annotated[NoneParams | DraftModelParams | SelfParams | NgramParams | KangarooParams, Field(discriminator="method")]
+Drafter = Annotated[
+    NoneParams | DraftModelParams | SelfParams | NgramParams | KangarooParams, Field(discriminator="method")
+]

@@ -60,7 +60,8 @@ class Kangaroo:
         states = torch.stack(
             [pad(one.hidden[self._depth], (0, 0, 0, longest - len(one.last))) for one in samples]
         ).to(self._lm.device, wide)
-        window = Window(0, len(samples), (0,) * len(samples), longest)
+        none = (0,) * len(samples)
+        window = Window(0, len(samples), none, longest, none)
         positions, mask = geometry(self._base.config, window, wide, self._lm.device)
         out = self._base(inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False)
         hidden = out.last_hidden_state

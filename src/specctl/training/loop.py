@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -112,11 +112,12 @@ class Split:
 
 
 class Trainer:
-    """An objective with its optimiser state. `best` holds the weights of the best evaluation so far."""
+    """An objective with its optimiser state. `best` and `figures` are those of the best evaluation so far."""
 
     def __init__(self, objective: Objective, split: Split, settings: Settings, folder: Path) -> None:
         self.objective, self.split, self.settings, self.folder = objective, split, settings, folder
-        self.step, self.top, self.stale = 0, -math.inf, 0
+        self.step, self.stale = 0, 0
+        self.figures: Figures | None = None
         self._named = dict(objective.module.named_parameters())
         self._optimiser = torch.optim.AdamW(self._named.values(), betas=(0.9, 0.95), weight_decay=0.01)
         self.best = {name: tensor.detach().clone() for name, tensor in self._named.items()}
@@ -130,7 +131,9 @@ class Trainer:
                 self.save()
         reason = "early" if self.stale >= self.settings.patience else "done"
         self.save()
-        yield Ended(self.step, reason if reason == "early" or self.step == self.settings.steps else "cancelled")
+        yield Ended(
+            self.step, reason if reason == "early" or self.step == self.settings.steps else "cancelled"
+        )
 
     def _one_step(self) -> Stepped:
         begun = perf_counter()
@@ -140,7 +143,7 @@ class Trainer:
             self.split.batch(self.step, self.settings.batch, self.settings.seed)
         )
         self._optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._named.values(), 1.0)
         self._optimiser.step()
         self.step += 1
@@ -157,10 +160,10 @@ class Trainer:
     def _evaluate(self) -> Evaluated:
         with torch.no_grad():
             figures = self.objective.measure(self.split.held_out)
-        better = figures.acceptance > self.top
+        better = self.figures is None or figures.acceptance > self.figures.acceptance
         self.stale = 0 if better else self.stale + 1
         if better:
-            self.top = figures.acceptance
+            self.figures = figures
             self.best = {name: tensor.detach().clone() for name, tensor in self._named.items()}
         return Evaluated(self.step, figures, better)
 
@@ -171,7 +174,8 @@ class Trainer:
         for name, tensor in self._named.items():
             state = self._optimiser.state.get(tensor, {})
             tensors |= {f"{key}.{name}": value for key, value in state.items()}
-        tensors["progress"] = torch.tensor([self.step, self.top, self.stale], dtype=torch.float64)
+        best = astuple(self.figures) if self.figures else ()
+        tensors["progress"] = torch.tensor([self.step, self.stale, *best], dtype=torch.float64)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / CHECKPOINT, save({k: v.contiguous() for k, v in tensors.items()}))
 
@@ -188,6 +192,7 @@ class Trainer:
                 if f"step.{name}" in tensors:
                     keys = ("step", "exp_avg", "exp_avg_sq")
                     self._optimiser.state[parameter] = {key: tensors[f"{key}.{name}"] for key in keys}
-        step, self.top, stale = tensors["progress"].tolist()
+        step, stale, *best = tensors["progress"].tolist()
         self.step, self.stale = int(step), int(stale)
+        self.figures = Figures(*best) if best else None
         return True
