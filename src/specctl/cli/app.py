@@ -38,7 +38,6 @@ app.command("verify-equivalence", rich_help_panel="Measure", epilog=verify.EXAMP
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Make drafts better", epilog=trim.EXAMPLES)(trim.trim)
 app.add_typer(train.app, rich_help_panel="Make drafts better")
-app.add_typer(train.app, rich_help_panel="Make drafts better")
 app.command(rich_help_panel="Models", epilog=pull.EXAMPLES)(pull.pull)
 app.add_typer(models.app, rich_help_panel="Models")
 app.add_typer(profiles.app, rich_help_panel="Configure")

@@ -81,7 +81,6 @@ def kangaroo(
     The same command goes on where it was interrupted, in capture and in training.
     """
     from specctl.cli import train_run
-    from specctl.cli.trim_models import Models
 
     if block not in ("attention", "layer"):
         raise RequestError(f"`--block {block}` is unknown", hint="use attention or layer")
@@ -97,8 +96,8 @@ def kangaroo(
     )
     fields = ("pair", "target", "dtype", "device")
     typed = {key: value for key, value in options.typed(ctx).items() if key in fields}
-    models = Models.choose(typed, offline=offline, unasked=pull, quiet=quiet or as_json)
-    train_run.run(models, wish, output, as_json=as_json, quiet=quiet)
+    session = train_run.open_target(typed, offline=offline, unasked=pull, quiet=quiet or as_json)
+    train_run.run(session, wish, output, as_json=as_json, quiet=quiet)
 
 
 def _count(text: str) -> int:

@@ -6,21 +6,23 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
-from specctl.cli import console
+from specctl.cli import console, log, ready
+from specctl.cli.choice import Choice
 from specctl.cli.interrupt import Interrupt
+from specctl.cli.memory import out_of_memory
 from specctl.cli.status import StatusLine
-from specctl.cli.trim_models import Models
 from specctl.errors import ExitCode, RequestError
 from specctl.models import adapter as adapters
 from specctl.models.adapter import Block, Shape
-from specctl.profile import yaml_file
+from specctl.profile import override, read, yaml_file
+from specctl.store import fetch
 from specctl.training import capture, conversations, predict, shards
 from specctl.training.kangaroo import Kangaroo, frequent_tokens
 from specctl.training.loop import Ended, Evaluated, Figures, Settings, Split, Stepped, Trainer
@@ -54,9 +56,12 @@ def read_settings(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     document = yaml_file.read(path)
-    known = {field.name: type(field.default) for field in fields(Settings)}
+    known: dict[str, Any] = get_type_hints(Settings)
     values: dict[str, Any] = {}
-    for name, value in (document.data or {}).items():
+    if document.problems or not isinstance(document.value, dict):
+        what = document.problems[0].what if document.problems else "holds no settings"
+        raise RequestError(f"`{path}` {what}", hint=f"give `field: number` lines of {', '.join(known)}")
+    for name, value in document.value.items():
         kind = known.get(name)
         if kind is None or not isinstance(value, (int, float) if kind is float else int) or value < 0:
             raise RequestError(f"`{path}`: `{name}` cannot be {value!r}", hint=f"fields: {', '.join(known)}")
@@ -64,8 +69,18 @@ def read_settings(path: Path | None) -> Settings:
     return Settings(**values)
 
 
-def run(models: Models, wish: Wish, output: Path, *, as_json: bool, quiet: bool) -> None:
-    session = models.session(1)
+def open_target(typed: dict[str, Any], *, offline: bool, unasked: bool, quiet: bool) -> Session:
+    """The target to train for, decoding plainly; fetched where it is missing."""
+    profile = override.merge(read.load("plain"), typed)
+    pair = fetch.resolve(profile.pair or profile.target or "")
+    choice = Choice(profile.pair, pair.target, None)
+    folders = ready.find_or_fetch(choice, offline=offline, unasked=unasked, quiet=quiet)
+    log.library_noise_to_file()
+    with out_of_memory(profile, choice):
+        return ready.open_session(profile, choice, folders, "")
+
+
+def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: bool) -> None:
     layers = session.target.n_layers
     depths = [wish.exit_layer] if wish.exit_layer else [depth for depth in _PROBED if depth < layers]
     with Interrupt() as interrupt:

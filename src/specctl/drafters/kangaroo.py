@@ -49,7 +49,7 @@ class Kangaroo:
         capacity = len(row.ids) + row.request.max_new_tokens + self._params.draft_tokens
         self._cache.reserve(slot + 1, min(capacity, self._target.context_length) + self._adapter.row_floor)
         if self._depth in hidden:
-            for chunk in hidden[self._depth].split(PREFILL_CHUNK, dim=1):
+            for chunk in torch.split(hidden[self._depth], PREFILL_CHUNK, dim=1):
                 self._adapter.segment(self._cache, chunk, range(slot, slot + 1), 0, self._adapter.n_layers)
                 self._cache.commit(slot, chunk.shape[1])
 

@@ -73,7 +73,7 @@ class Shards:
         self._places: list[_Place] = []
         wanted = json.dumps(facts, sort_keys=True)
         for path in sorted(folder.glob("*.safetensors")):
-            file = safe_open(path, framework="pt")
+            file: Any = safe_open(path, framework="pt")
             if (file.metadata() or {}).get("facts") != wanted:
                 raise RequestError(
                     f"`{folder}` holds states of another target or of other settings",
