@@ -62,7 +62,12 @@ def write(path: Path, samples: Sequence[Sample], facts: Mapping[str, Any]) -> No
     }
     for depth in samples[0].hidden:
         tensors[f"hidden.{depth}"] = torch.cat([sample.hidden[depth] for sample in samples])
-    write_atomic(path, save(tensors, metadata={"format": FORMAT, "facts": json.dumps(facts, sort_keys=True)}))
+    # One entry: safetensors writes several in any order, and shards made twice should be equal.
+    write_atomic(path, save(tensors, metadata={"facts": _text(facts)}))
+
+
+def _text(facts: Mapping[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, **facts}, sort_keys=True)
 
 
 class Shards:
@@ -71,7 +76,7 @@ class Shards:
     def __init__(self, folder: Path, facts: Mapping[str, Any]) -> None:
         self._files: list[Any] = []
         self._places: list[_Place] = []
-        wanted = json.dumps(facts, sort_keys=True)
+        wanted = _text(facts)
         for path in sorted(folder.glob("*.safetensors")):
             file: Any = safe_open(path, framework="pt")
             if (file.metadata() or {}).get("facts") != wanted:
