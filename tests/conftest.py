@@ -15,3 +15,11 @@ def smollm2() -> Path:
     from specctl.store.progress import SilentProgress
 
     return fetch("smollm2-135m", offline=False, progress=SilentProgress())
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with a byte tokenizer, for commands: `--target FOLDER`."""
+    from fake_folder import save
+
+    return save(tmp_path_factory.mktemp("tiny"))

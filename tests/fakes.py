@@ -20,6 +20,7 @@ from specctl.drafters.ngram import Ngram
 from specctl.events import Emitted, Event, Finished
 from specctl.models import attention
 from specctl.models.cache import SlotCache
+from specctl.models.costs import Costs, Curve
 from specctl.models.lm import LM
 from specctl.profile.drafters import DraftModelParams, NgramParams
 
@@ -162,6 +163,11 @@ def draft_model(
 def ngram(eos: frozenset[int] = frozenset(), **params: Any) -> Ngram:
     parts = Parts(shared_lm(), None, Sampler.keyed(Law()), eos)
     return Ngram(NgramParams(method="ngram", **{"min_ngram": 1, **params}), parts)
+
+
+def flat_costs(draft: float = 0.1) -> Costs:
+    """A target that takes a second a forward and a little for each token, a draft model that takes `draft`."""
+    return Costs(Curve({1: {1: 1.0, 65: 1.64}}, 0.1), Curve({1: {1: draft, 65: draft * 2}}, draft / 10))
 
 
 def run(

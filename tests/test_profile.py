@@ -53,16 +53,16 @@ BAD = {
     ),
     "no method": (
         HEAD + "drafter: {draft_tokens: 3}\n",
-        "4: drafter: `method` is missing; one of none, draft-model, self, ngram, kangaroo",
+        "4: drafter: `method` is missing; one of none, draft-model, self, ngram, kangaroo, auto",
     ),
     "unknown method": (
         HEAD + "drafter:\n  method: n-gram\n",
         "5: drafter.method: `n-gram` is not a method; did you mean `ngram`? "
-        "(known: none, draft-model, self, ngram, kangaroo)",
+        "(known: none, draft-model, self, ngram, kangaroo, auto)",
     ),
     "unlikely method": (
         HEAD + "drafter: {method: [1]}\n",
-        "4: drafter.method: `[1]` is not a method (known: none, draft-model, self, ngram, kangaroo)",
+        "4: drafter.method: `[1]` is not a method (known: none, draft-model, self, ngram, kangaroo, auto)",
     ),
     "unknown key": (NGRAM + "temperatur: 1\n", "5: temperatur: is not a known key"),
     "near key": (
@@ -378,9 +378,11 @@ class TestShipped:
     def test_every_shipped_profile_is_right_and_deterministic(self, folder: Path) -> None:
         shipped = files.list_profiles()
         assert [one.name for one in shipped] == [
+            "auto",
             "default",
             "draft-int4",
             "draft-model",
+            "kangaroo",
             "ngram",
             "plain",
             "self-int4",

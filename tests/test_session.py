@@ -18,7 +18,7 @@ from specctl.decode.prompt import encode_chat
 from specctl.decode.target import Target
 from specctl.decode.text import final_text
 from specctl.errors import MachineError, ModelFileError, RequestError
-from specctl.events import Emitted, Event, Finished, Started, Timed, Verified
+from specctl.events import Emitted, Event, Finished, Prefilled, Started, Timed, Verified
 from specctl.models.load import load, load_tokenizer
 from specctl.profile.schema import Profile
 from specctl.session import Request, Session, open_session
@@ -219,6 +219,28 @@ def test_a_draft_pair_speaks_like_its_target(session: Session, folder: Path, tmp
     assert (unused.draft, unused.info.draft) == (None, None)
 
 
+def test_a_model_drafts_for_itself(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 the copy is quantised and the output plain's; where it cannot be quantised, that is said."""
+    monkeypatch.setenv("SPECCTL_CACHE_DIR", str(tmp_path / "cache"))
+    model = save(tmp_path / "model", vocab_size=(len(TOKENIZER) + 15) // 16 * 16, intermediate_size=64)
+    itself = {"drafter": {"method": "self", "draft_tokens": 3}}
+
+    def opened(at: Path, dtype: str, **changes: Any) -> Session:
+        return open_session(profile(dtype=dtype, **changes), at, None, target_name="tiny", draft_name=None)
+
+    both, alone = opened(model, "bfloat16", **itself), opened(model, "bfloat16")
+    assert (both.info.draft, both.info.draft_note) == ("tiny int4", None)
+    assert both.draft is not both.target
+    requests = [Request(both.encode("hello", system=None, raw=False), 16)]
+    events = list(both.generate(requests))
+    assert any(isinstance(event, Verified) and event.accepted for event in events)
+    if both.info.numerics == "invariant":
+        assert answer(events) == answer(list(alone.generate(requests)))
+    eight = opened(model, "bfloat16", draft={"quantize": "int8"}, **itself)
+    assert eight.info.draft == "tiny int8"
+    assert "layers of the draft are not in `int4`" in str(opened(folder, "float64", **itself).info.draft_note)
+
+
 def test_what_is_in_force_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SPECCTL_CACHE_DIR", str(tmp_path))
     warm = {"sampling": {"temperature": 0.8}, "accept": "coupled"}
@@ -237,6 +259,85 @@ def test_what_is_in_force_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr("specctl.session.invariant_floor", lambda lm: 4)
     session = open_session(profile(), folder, None, target_name="t", draft_name=None)
     assert (session.info.numerics, session.target.row_floor) == ("invariant", 4)
+
+
+# Conversations -------------------------------------------------------------------------------------------------
+
+
+def converse(session: Session, turns: int = 4, new_tokens: int = 20) -> Iterator[tuple[Any, list[Event]]]:
+    """A conversation by `reply`, turn by turn: the request and its events."""
+    messages: list[dict[str, str]] = []
+    for number in range(turns):
+        messages.append({"role": "user", "content": f"hello {number}"})
+        request = Request(session.tokens(messages), new_tokens, seed=number)
+        events = list(session.reply(request))
+        yield request, events
+        messages.append({"role": "assistant", "content": answer(events)[1]})
+
+
+def test_a_conversation_is_the_templates(session: Session) -> None:
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "yo<|im_end|>"},
+        {"role": "user", "content": "a"},
+    ]
+    ids = list(session.tokens(turns))
+    start = [START, *ids_of("user\nhi"), END, *ids_of("\n"), START, *ids_of("assistant\nyo<|im_end|>")]
+    assert ids[: len(start)] == start
+    assert list(session.tokens(turns[:1])) == list(session.encode("hi", system=None, raw=False))
+
+
+@pytest.mark.parametrize("method", ["none", "ngram"])
+def test_a_reply_from_the_last_cache_is_the_one_from_empty_caches(
+    method: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = replace(session, profile=profile(drafter={"method": method}, dtype="float64"))
+    prefilled: list[int] = []
+    prefill = type(one.target).prefill
+    monkeypatch.setattr(
+        type(one.target), "prefill", lambda *args: prefilled.append(len(args[3])) or prefill(*args)
+    )
+    for turn, (request, events) in enumerate(converse(one)):
+        assert answer(events) == answer(list(session.generate([request])))
+        warm, cold = prefilled[-2:]
+        assert cold == len(request.prompt) - 1
+        assert warm == cold if turn == 0 else warm < cold
+
+
+def test_a_planted_wrong_cache_changes_the_reply(session: Session) -> None:
+    one = replace(session)
+    (_, first), (request, right) = list(converse(one, turns=2))
+    assert first
+    assert one.kept is not None
+    one.kept.ids[:] = request.prompt
+    for layer in one.kept.cache.slot_layers:
+        for tensor in layer.tensors():
+            tensor.neg_()
+    assert answer(list(one.reply(request))) != answer(right)
+
+
+def test_what_a_broken_off_reply_leaves_can_be_built_on(session: Session) -> None:
+    one = replace(session)
+    request, _ = next(converse(one))
+    expected = answer(list(session.generate([request])))
+    for after in range(12):
+        stream = one.reply(request)
+        for _ in range(after):
+            next(stream)
+        stream.close()
+        assert answer(list(one.reply(request))) == expected
+
+
+def test_a_prompt_that_did_not_go_in_leaves_no_cache(session: Session) -> None:
+    one = replace(session)
+    request, _ = next(converse(one))
+    assert one.kept is not None
+    stream = one.reply(request)
+    assert isinstance(next(stream), Started)
+    stream.close()
+    assert one.kept is None
+    events = list(one.reply(request))
+    assert isinstance(events[1], Prefilled)
 
 
 # Loading --------------------------------------------------------------------------------------------------------

@@ -60,3 +60,9 @@ class MissingError(SpecctlError):
 
 class MachineError(SpecctlError):
     exit_code = ExitCode.MACHINE
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    named = type(error).__name__ == "OutOfMemoryError"  # torch's own class, without importing torch
+    return isinstance(error, MemoryError) or named or "out of memory" in text or "allocate memory" in text

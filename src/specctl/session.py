@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
@@ -15,20 +15,21 @@ from specctl.decode.loop import Rules, decode
 from specctl.decode.prompt import Message, encode_chat, encode_messages, encode_raw
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW
-from specctl.decode.target import Target
+from specctl.decode.target import Kept, Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
-from specctl.events import Event, Started
+from specctl.events import Emitted, Event, Prefilled, Started
 from specctl.models import adapter as adapters
-from specctl.models import trimmed
+from specctl.models import costs, trimmed
 from specctl.models.cheap import cheapened
+from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
 from specctl.profile.drafters import KangarooParams
 from specctl.profile.schema import Profile
 
-__all__ = ["Request", "Session", "SessionInfo", "open_session"]
+__all__ = ["Message", "Request", "Session", "SessionInfo", "open_session"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class SessionInfo:
 
 @dataclass(slots=True)
 class Session:
-    """Loaded models and a profile. Each `generate` starts from empty caches."""
+    """Loaded models and a profile. Each `generate` starts from empty caches, each `reply` from the last one's."""
 
     profile: Profile
     info: SessionInfo
@@ -56,6 +57,8 @@ class Session:
     target: LM
     draft: LM | None
     eos: frozenset[int]
+    costs: Costs | None = None
+    kept: Kept | None = field(default=None, repr=False, compare=False)
 
     def encode(self, prompt: str, *, system: str | None, raw: bool) -> tuple[int, ...]:
         """Prompt to token ids, by the model's chat template or as it stands.
@@ -78,6 +81,10 @@ class Session:
             )
         return ids
 
+    def tokens(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """A conversation to token ids, however many. Raises RequestError for what the template refuses."""
+        return encode_messages(self.tokenizer, messages)
+
     def generate(
         self,
         requests: Sequence[Request],
@@ -91,21 +98,48 @@ class Session:
 
         The first one is `Started`. `window` is how many rows schedule `exspec` chooses a batch from.
         """
-        sampler = self.sampler()
-        drafter = self.drafter(sampler)
-        rules = replace(self.rules(sampler, batch_size), schedule=schedule, window=window)
-        first = requests[:batch_size]
+        rules = replace(self.rules(self.sampler(), batch_size), schedule=schedule, window=window)
+        _, events = self._decode(requests, rules, cancelled, None)
+        yield self._started(len(requests))
+        yield from events
+
+    def reply(self, request: Request, *, cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Like `generate` for one request; what its prompt shares with the last one and its answer is not
+        computed again, whatever profile that was under.
+
+        The target's cache lives on until the next `reply`.
+        """
+        kept, self.kept = self.kept, None
+        target, events = self._decode([request], self.rules(self.sampler()), cancelled, kept)
+        yield self._started(1)
+        ids = list(request.prompt)
+        for event in events:
+            # Only a cache that the prompt has gone into completely is worth keeping.
+            if isinstance(event, Prefilled):
+                self.kept = Kept(target.cache, ids)
+            elif isinstance(event, Emitted):
+                ids.extend(event.tokens)
+            yield event
+
+    def _decode(
+        self,
+        requests: Sequence[Request],
+        rules: Rules,
+        cancelled: Callable[[], bool],
+        kept: Kept | None,
+    ) -> tuple[Target, Iterator[Event]]:
+        drafter = self.drafter(rules.sampler)
+        first = requests[: rules.batch_size]
         longest = max(len(one.prompt) + one.max_new_tokens for one in first)
         target = Target(
             self.target,
             slots=len(first),
             capacity=min(longest, self.target.context_length) + 1,
             captures=drafter.needs,
+            kept=kept,
         )
-        yield self._started(len(requests))
-        yield from annotate(
-            decode(target, drafter, requests, rules, cancelled=cancelled), self.tokenizer, requests
-        )
+        events = decode(target, drafter, requests, rules, cancelled=cancelled)
+        return target, annotate(events, self.tokenizer, requests)
 
     def sampler(self) -> Sampler:
         """The profile's law of the next token, with keyed noise."""
@@ -115,7 +149,8 @@ class Session:
 
     def drafter(self, sampler: Sampler) -> Drafter:
         """The profile's drafter with empty caches."""
-        return build_drafter(self.profile.drafter, Parts(self.target, self.draft, sampler, self.eos))
+        parts = Parts(self.target, self.draft, sampler, self.eos, self.costs)
+        return build_drafter(self.profile.drafter, parts)
 
     def rules(self, sampler: Sampler, batch_size: int = 1) -> Rules:
         return Rules(
@@ -152,13 +187,25 @@ class Session:
 
 
 def open_session(
-    profile: Profile, target_dir: Path, draft_dir: Path | None, *, target_name: str, draft_name: str | None
+    profile: Profile,
+    target_dir: Path,
+    draft_dir: Path | None,
+    *,
+    target_name: str,
+    draft_name: str | None,
+    target: LM | None = None,
 ) -> Session:
-    """Load the models and settle numerics. Raises the errors of `models/load.py`."""
+    """Load the models and settle numerics. Raises the errors of `models/load.py`.
+
+    `target` is the target if it is loaded already, the way the profile asks for.
+    """
     native = profile.numerics == "native"
-    target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
-    note = None if native else _settle_numerics(target)
+    if target is None:
+        target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
     draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
+    note = None if native else _settle_numerics(target)
+    if draft is not None and draft.reads:
+        draft.row_floor = target.row_floor  # its states come from the target, so its drafts repeat as well
     info = SessionInfo(
         target=target_name,
         draft=None if draft is None else draft.name,
@@ -171,7 +218,8 @@ def open_session(
         exact=True,
     )
     tokenizer = load_tokenizer(target_dir)
-    return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer))
+    known = costs.of(target, draft) if profile.drafter.method == "auto" else None
+    return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer), known)
 
 
 def _open_draft(
@@ -180,10 +228,10 @@ def _open_draft(
     """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
     if isinstance(profile.drafter, KangarooParams):
         return _open_adapter(profile.drafter, target), None
-    if profile.drafter.drafts_itself:
-        lm, folder = target, target_dir
-    elif profile.drafter.uses_draft and folder is not None:
+    if profile.drafter.takes_draft and folder is not None:
         lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
+    elif profile.drafter.drafts_itself:
+        lm, folder = target, target_dir
     else:
         return None, None
     if profile.draft is not None and profile.draft.trim is not None:

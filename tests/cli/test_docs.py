@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_harness import Cli
 
-from specctl.cli import answer, app, pull, run
+from specctl.cli import answer, app, chat, pull, replay, run
 from specctl.errors import ExitCode
 from specctl.store import fetch, inventory
 from specctl.store.fetch import Fetched, Plan
@@ -25,7 +25,7 @@ def _commands() -> Iterator[str]:
         for line, after in pairwise([*lines, ""]):
             if re.match(r"\$ (.*\| *)?specctl\b", line) and not after.startswith("error:"):
                 yield line.removeprefix("$ ")
-    for text in (run.EXAMPLES, pull.EXAMPLES, app.START):
+    for text in (run.EXAMPLES, chat.EXAMPLES, replay.EXAMPLES, pull.EXAMPLES, app.START):
         yield from (line for line in text.splitlines() if re.match(r"(.*\| *)?specctl\b", line))
 
 
@@ -45,11 +45,13 @@ def test_a_shown_command_is_taken(cli: Cli, command: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(fetch, "fetch_pair", lambda spec, offline, progress: Fetched(Path("x"), None))
     monkeypatch.setattr(inventory, "path", lambda name: Path("x"))
     monkeypatch.setattr(inventory, "remove", lambda name: 0)
+    for name in ("require_terminal", "_run", "show_recording"):
+        monkeypatch.setattr(chat, name, lambda *_, **__: None)
     cli("profiles", "copy", "ngram", "mine")
     done = cli(*_words(command))
     if done.code == ExitCode.REQUEST:
         # What the command speaks of need not be here; that it is taken is the point.
-        assert re.match(r"error: (there is no file|`[^`]*` exists|no such file)", done.err), done.err
+        assert re.match(r"error: (there is no (file|chat)|`[^`]*` exists|no such file)", done.err), done.err
 
 
 def test_a_wrong_command_would_be_seen(cli: Cli) -> None:

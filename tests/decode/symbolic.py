@@ -1,4 +1,4 @@
-"""A model without weights: its next token is a hash of the tokens it sees, and it checks that they are right.
+"""A model without weights: its next token is a hash of what it sees, and it checks that it sees the right tokens.
 
 Cache, window, masks and positions are the real ones; keys hold (token, position). On every read it is asserted that
 a query sees exactly its row's tokens, each at its place. So a fault of alignment is found where it happens.

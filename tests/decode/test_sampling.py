@@ -226,3 +226,20 @@ def test_drafts_are_drawn_from_the_law_they_report(coupled: bool) -> None:
     own, others = (Stream.TARGET, Stream.DRAFT) if coupled else (Stream.DRAFT, Stream.TARGET)
     assert torch.equal(tokens, KeyedDraws().sample(q, places, own))
     assert not torch.equal(tokens, KeyedDraws().sample(q, places, others))
+
+
+def test_a_rows_law_does_not_depend_on_its_neighbours() -> None:
+    """A neighbour with far larger scores must not cost a row its last bits."""
+    generator = torch.Generator().manual_seed(5)
+    row = torch.randn(1, VOCAB, generator=generator)
+    both = torch.cat([row, row + 70_000])
+    for law in LAWS.values():
+        assert torch.equal(law.probabilities(both)[0], law.probabilities(row)[0])
+
+
+def test_a_nucleus_of_everything_cuts_nothing() -> None:
+    """In float32 a long flat tail adds up to 1 before its last tokens: they belong to the law all the same."""
+    logits = torch.full((1, 30_000), -16.0)
+    logits[0, 0] = 0.0
+    assert torch.equal(Law(1.0, top_p=1.0).probabilities(logits), Law(1.0).probabilities(logits))
+    assert bool((Law(1.0, top_p=1.0).probabilities(logits) > 0).all())

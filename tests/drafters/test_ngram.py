@@ -139,7 +139,9 @@ def drafted_lengths(accepts: list[int]) -> list[int]:
     for n in accepts:
         draft = drafter.draft([row], [99])
         lengths.append(len(draft.tokens[0]))
-        drafter.observe([row], None, [min(n, lengths[-1])])  # type: ignore[arg-type]
+        kept = draft.tokens[0][:n]
+        after = Row(0, row.request, [*row.ids, *kept, 9])
+        drafter.observe([after], None, [len(kept)])  # type: ignore[arg-type]
     return lengths
 
 
@@ -166,7 +168,7 @@ def test_the_last_token_drafted_is_worth_a_row_and_the_next_is_not() -> None:
         odds = Odds(chance.randrange(1, 7))
         for _ in range(chance.randrange(60)):
             drafted = chance.randrange(9)
-            odds.count(chance.randrange(1, 7), drafted, chance.randrange(drafted + 1))
+            odds.count(chance.randrange(1, 7), [1] * drafted, [1] * chance.randrange(drafted + 1) + [0])
         size = chance.randrange(1, 7)
         n = odds.worthwhile(size, 40)
         assert chance_of(odds, size, n) >= 0.06
@@ -175,9 +177,9 @@ def test_the_last_token_drafted_is_worth_a_row_and_the_next_is_not() -> None:
 
 def test_only_judged_tokens_are_counted() -> None:
     odds = Odds(3)
-    odds.count(1, drafted=5, accepted=1)
+    odds.count(1, drafted=[7, 7, 7, 7, 7], committed=[7, 8])
     assert odds._tries == [8, 9, 9, 8], "the wrong token was judged, those behind it were not"
-    odds.count(3, drafted=2, accepted=2)
+    odds.count(3, drafted=[7, 7], committed=[7, 7, 8])
     assert odds._tries == [8, 9, 9, 10]
     assert odds._right[3] == pytest.approx(8 * (1 - 0.7**3) + 2)
 

@@ -1,4 +1,4 @@
-"""The G-test of counts against a law, and what a test of this size can see."""
+"""The G-test of counts against a law."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from specctl.equivalence.sampled import ALPHA, Test, chi_square_tail, judged
+from specctl.equivalence.power import chi_square_tail
+from specctl.equivalence.sampled import ALPHA, Test, judged
 
 FEWEST_PER_CELL = 10
 
@@ -30,26 +31,3 @@ def g_test(name: str, counts: Tensor, law: Tensor, alpha: float = ALPHA) -> Test
     stat = max(2 * float((cells[0] * ratio.log()).sum()), 0.0)
     df = cells.shape[1] - 1
     return judged([Test(name, stat, df, chi_square_tail(stat, df), n)], alpha)[0]
-
-
-def power(n: int, cells: int, tv: float, alpha: float = ALPHA) -> float:
-    """Chance that a chi-square test of n tokens sees a law this far off in total variation, at least.
-
-    The non-centrality is n times the chi-square distance, which is at least 4 tv^2.
-    """
-    df, half = cells - 1, 2 * n * tv**2
-    low, high = 0.0, 1e4
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if chi_square_tail(middle, df) > alpha else (low, middle)
-    spread = 12 * math.sqrt(half) + 30
-    terms = range(max(int(half - spread), 0), int(half + spread))
-    weights = (
-        math.exp(j * math.log(half) - half - math.lgamma(j + 1)) if half else float(j == 0) for j in terms
-    )
-    return min(1.0, sum(w * chi_square_tail(low, df + 2 * j) for j, w in zip(terms, weights, strict=True)))
-
-
-def tv_bound(n: int, cells: int, delta: float = ALPHA) -> float:
-    """The true law is this close to n observed draws, in total variation, at confidence 1 - delta (Weissman)."""
-    return math.sqrt(2 * (math.log(2.0**cells - 2) - math.log(delta)) / n) / 2

@@ -26,14 +26,16 @@ from specctl.decode.target import Target
 from specctl.drafters.draft_model import DraftModel
 from specctl.equivalence.claims import Claims
 from specctl.equivalence.coverage import Coverage
+from specctl.equivalence.drawn import Drawn
 from specctl.equivalence.fidelity import Fidelity
 from specctl.equivalence.greedy import Watchers, verify_greedy
 from specctl.equivalence.reference import decode_plainly
 from specctl.equivalence.report import Verdict
-from specctl.equivalence.sampled import SampledLaw, follow
+from specctl.equivalence.sampled import SampledLaw
 from specctl.equivalence.subject import Subject
 from specctl.equivalence.verify import _vacuous
-from specctl.events import Emitted
+from specctl.equivalence.watch import Watched
+from specctl.models import trimmed as trimming
 from specctl.models.lm import LM
 from specctl.profile.drafters import DraftModelParams
 
@@ -213,7 +215,8 @@ def short_lm() -> LM:
 
 
 def watched(one: Subject, requests: Sequence[Request], batch_size: int = 2) -> Verdicts:
-    fidelity, claims = Fidelity(one), Claims(one)
+    itself = one.draft is not None and one.draft.module.base_model is one.target.module.base_model
+    fidelity, claims = Fidelity(one, itself=itself), Claims(one)
     watchers = Watchers(drafter=lambda drafter: claims.watch(fidelity.watch(drafter)))
     reports = verify_greedy(one, requests, batch_size=batch_size, noise=None, audit=0, watchers=watchers)
     problems = [*fidelity.problems(), *claims.problems()]
@@ -224,6 +227,13 @@ def watched(one: Subject, requests: Sequence[Request], batch_size: int = 2) -> V
 def fidelity() -> Verdicts:
     """A draft that is right now and then, and the target as its own draft: always right."""
     return watched(subject(), ask(2, 10)) | watched(subject(draft=target_lm()), ask(2, 10))
+
+
+def trimmed_itself() -> Verdicts:
+    """The target drafts with half of its head: whatever it says of that half is right."""
+    half = torch.arange(0, VOCAB, 2)
+    head = trimming.cut(target_lm(), half)
+    return watched(subject(draft=trimming.trimmed(target_lm(), head)), ask(3, 12))
 
 
 def coupled() -> Verdicts:
@@ -251,16 +261,12 @@ def sampled(make_drafter: MakeDrafter | None = None, n: int = 48, new: int = 24)
     one = subject(make_drafter, draft=draft, law=HOT, accept="rejection")
     requests = ask(n, new)
     rules = replace(one.rules, batch_size=n)
-    target = one.make_target(n, 64)
-    tokens: list[list[int]] = [[] for _ in requests]
+    measured = SampledLaw()
+    target: Any = Watched(one.make_target(n, 64), HOT, 0.0, Drawn(rules.sampler, measured))
     fidelity, claims = Fidelity(one, share=0), Claims(one)
     drafter = claims.watch(fidelity.watch(one.make_drafter(rules.sampler)))
-    for event in decode(target, drafter, requests, rules):
-        if isinstance(event, Emitted):
-            tokens[event.row] += event.tokens
-    measured = SampledLaw()
-    for request, answer in zip(requests, tokens, strict=True):
-        follow(measured, one, request, answer)
+    for _ in decode(target, drafter, requests, rules):
+        pass
     verdict = law_verdict(any(test.rejected for test in measured.tests()))
     return verdict | {problem.verdict for problem in (*fidelity.problems(), *claims.problems())}
 
@@ -334,6 +340,7 @@ SCENES: dict[str, Callable[[], Verdicts]] = {
     "window": window,
     "ties": ties,
     "fidelity": fidelity,
+    "trimmed": trimmed_itself,
     "coupled": coupled,
     "short-draft": short_draft,
     "vacuous": nothing_drafted,

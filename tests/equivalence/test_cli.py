@@ -12,6 +12,7 @@ import torch
 from fake_tokenizers import byte_tokenizer
 from fakes import tiny_module
 from specctl.cli.main import main
+from specctl.profile import files
 
 
 @pytest.fixture
@@ -68,6 +69,10 @@ def test_the_report_is_complete_and_repeats(tiny_folder: Path, capsys: pytest.Ca
     assert run["settings"]["batch_size"] == 1
     assert run["coverage"]["drafted"] > 0
     assert run["draft_fidelity"]["unexplained"] == 0
+    files = run["pair"]["target"]["sha256"]
+    assert {len(digest) for digest in files.values()} == {64}
+    assert "model.safetensors" in files
+    assert run["tape_ref"] is None
     first = path.read_bytes()
     assert json.loads(first) == data
     report(tiny_folder, capsys, "-n", "40", "-o", str(path))
@@ -93,6 +98,8 @@ def test_a_planted_violation_is_shown_and_exits_with_1(
     assert "token 5, round 6, slot 0" in out
     assert "\n  reference " in out
     assert "--replay case.json" in out
+
+    assert report(tiny_folder, capsys, "-n", "12", profile="plain")["runs"][0]["tape_ref"] == "case.json"
 
     replayed = ["verify-equivalence", "--replay", "case.json"]
     assert main(replayed) == 1
@@ -133,6 +140,36 @@ def test_sampling_is_tested_against_its_law(tiny_folder: Path, capsys: pytest.Ca
     assert run["guarantee"] == "law"
     assert [one["rejected"] for one in run["sampled"]["tests"]] == [False] * 3
     assert run["sampled"]["tests"][0]["n"] > 100
+    assert run["sampled"]["before_repeat"] is None
+
+
+@pytest.mark.parametrize("cut", [("--top-k", "20"), ("--top-p", "0.8"), ("--min-p", "0.02")], ids=str)
+def test_native_sampling_with_a_cut_is_tested_by_the_runs_own_laws(
+    cut: tuple[str, ...], tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("-n", "12", "-t", "1", "--numerics", "native", "--dtype", "float32", "--quick", *cut)
+    data = report(tiny_folder, capsys, *options, profile="plain")
+    run = data["runs"][0]
+    assert (run["guarantee"], run["problems"], data["exit_code"]) == ("law", [], 0)
+    assert run["sampled"]["tests"][0]["n"] > 20
+
+
+def test_planted_tokens_beyond_a_cut_are_found_in_native_numerics(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from specctl.decode import accept
+    from specctl.decode.sampling import Law, Sampler
+
+    honest = accept.rejection
+
+    def uncut(scores: Any, draft: Any, rows: Any, sampler: Sampler) -> Any:
+        return honest(scores, draft, rows, Sampler(Law(sampler.law.temperature), sampler.draws))
+
+    monkeypatch.setitem(accept.ACCEPTORS, "rejection", uncut)
+    options = ("-n", "12", "-t", "2", "--numerics", "native", "--dtype", "float32", "--quick", "--top-k", "5")
+    data = report(tiny_folder, capsys, *options, profile="plain")
+    assert data["exit_code"] == 1
+    assert "support" in " ".join(one["what"] for one in data["runs"][0]["problems"])
 
 
 def test_planted_greedy_text_is_not_the_sampled_law(
@@ -162,8 +199,11 @@ def test_all_profiles_say_what_was_left_out(tiny_folder: Path, capsys: pytest.Ca
     argv = ["verify-equivalence", "--all-profiles", "--target", str(tiny_folder), "--prompts", prompts]
     main([*argv, "-n", "40", "--json"])
     data = json.loads(capsys.readouterr().out)
-    assert {one["profile"] for one in data["runs"]} == {"default", "ngram", "plain"}
-    assert set(data["not_verified"]) == {"draft-model"}
+    ran = {one["profile"] for one in data["runs"]}
+    assert ran >= {"default", "ngram", "plain"}
+    assert "draft-model" in data["not_verified"]
+    assert ran | set(data["not_verified"]) == {one.name for one in files.list_profiles()}
+    assert not ran & set(data["not_verified"])
 
 
 @pytest.mark.parametrize(

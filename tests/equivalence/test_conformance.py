@@ -9,10 +9,12 @@ import pytest
 from pydantic import TypeAdapter
 from scenes import HOT, K, draft_lm, greedy, sampled, subject, target_lm, watched
 
-from fakes import ask
+from fakes import ask, flat_costs
 from specctl.decode.draft import _REGISTRY, Drafter, Parts, build_drafter
 from specctl.decode.sampling import Law, Sampler
+from specctl.equivalence.greedy import Watchers, verify_greedy
 from specctl.equivalence.report import Verdict
+from specctl.equivalence.tape import Recorder
 from specctl.profile.drafters import Drafter as DrafterParams
 
 
@@ -27,7 +29,7 @@ def maker(method: str) -> Any:
         draft = draft_lm()
         if method == "kangaroo":
             draft = replace(draft, reads=2)  # an adapter of four layers
-        return build_drafter(params(method), Parts(target_lm(), draft, sampler, frozenset()))
+        return build_drafter(params(method), Parts(target_lm(), draft, sampler, frozenset(), flat_costs()))
 
     return make
 
@@ -49,3 +51,14 @@ def test_a_methods_drafts_are_faithful(method: str, law: Law, accept: str) -> No
 @pytest.mark.parametrize("method", list(_REGISTRY))
 def test_a_methods_samples_have_the_targets_law(method: str) -> None:
     assert sampled(make_drafter=maker(method)) == {Verdict.EXACT}
+
+
+@pytest.mark.parametrize("method", list(_REGISTRY))
+def test_a_method_drafts_the_same_when_recorded(method: str) -> None:
+    recorder = Recorder()
+    one = subject(maker(method))
+    reports = verify_greedy(
+        one, ask(2, 8), batch_size=2, noise=None, audit=0, watchers=Watchers(drafter=recorder.watch)
+    )
+    assert {report.verdict for report in reports} == {Verdict.EXACT}
+    assert any(any(drafts.values()) for drafts in recorder.calls) is (method != "none")

@@ -42,7 +42,7 @@ def with_draft(lm: LM, make: Callable[..., Drafter] = DraftModel, **changes: Any
 
 def watched(one: Subject, new: int = 16, rows: int = 3) -> Fidelity:
     drawn = None if one.rules.sampler.law.greedy else lambda: NOISE
-    fidelity = Fidelity(one, noise=drawn)
+    fidelity = Fidelity(one, noise=drawn, itself=one.draft is one.target)
     asked = ask(rows, new)
     reports = verify_greedy(
         one, asked, batch_size=2, noise=None, audit=0, watchers=Watchers(drafter=fidelity.watch)

@@ -82,7 +82,10 @@ NEUTRAL: dict[str, tuple[Edit, tuple[str, ...]]] = {
         Edit("decode.loop:decode", "waiting.popleft()", "waiting.pop()"),
         ("batch", "uneven"),
     ),
-    "one-row-at-a-time": (Edit("decode.loop:decode", "len(live) < rules.batch_size", "not live"), ("batch",)),
+    "one-row-at-a-time": (
+        Edit("decode.loop:decode", "(rules.batch_size, rules.window)", "(1, rules.window)"),
+        ("batch",),
+    ),
     "junk-zeroed-at-once": (
         Edit(
             "models.cache:SlotCache.commit",

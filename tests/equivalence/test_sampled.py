@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from counts import g_test, power, tv_bound
+from counts import g_test
 from torch import Tensor
 
 from enumerator import EXACT, World, distance, fixed, one_hot, smooth, trimmed, world
@@ -16,7 +16,8 @@ from specctl.decode.accept import Acceptor, rejection
 from specctl.decode.draft import Draft, Request, Row, Verdict
 from specctl.decode.noise import KeyedDraws, Place, Stream
 from specctl.decode.sampling import Law, Sampler
-from specctl.equivalence.sampled import SampledLaw, Test, chi_square_tail, judged
+from specctl.equivalence.power import chi_square_tail, power, tv_bound
+from specctl.equivalence.sampled import ALPHA, SampledLaw, Test, judged
 
 LONG = bool(os.environ.get("SPECCTL_TEST_LONG"))
 SEEDS = range(100 if LONG else 2)
@@ -43,8 +44,8 @@ def test_power_is_999_at_the_published_sizes(n: int, cells: int, tv: float, alph
 
 
 def test_tv_bound_is_weissmans() -> None:
-    assert tv_bound(200_000, 8) == pytest.approx(0.0070, abs=1e-4)
-    assert tv_bound(1_000_000, 8) == pytest.approx(0.0031, abs=1e-4)
+    assert tv_bound(200_000, 8, ALPHA) == pytest.approx(0.0070, abs=1e-4)
+    assert tv_bound(1_000_000, 8, ALPHA) == pytest.approx(0.0031, abs=1e-4)
 
 
 def test_holm_rejects_in_order_and_stops() -> None:
@@ -291,8 +292,8 @@ def test_a_broken_sampler_is_rejected_with_every_seed(accept: Acceptor, draws: t
 
 def test_the_bias_of_a_control_is_one_this_many_tokens_show() -> None:
     """The controls' power is stated, so that nobody shrinks them into silence."""
-    assert power(COUNT, 16, 0.12) > 0.999
-    assert power(COUNT // 10, 16, 0.12) < 0.05
+    assert power(COUNT, 16, 0.12, ALPHA) > 0.999
+    assert power(COUNT // 10, 16, 0.12, ALPHA) < 0.05
 
 
 def test_impossible_outcomes_are_rejected_and_small_cells_pooled() -> None:

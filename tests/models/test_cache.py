@@ -201,7 +201,8 @@ def test_reserving_more_keeps_what_is_there() -> None:
     assert (cache.slots, cache.capacity) == (6, 300)
     assert worst(cache, held) < CLOSE
     before = [tensor.data_ptr() for layer in cache.slot_layers for tensor in layer.tensors()]
-    cache.reserve(2, 10)
+    for slots, capacity in ((2, 10), (6, 300), (6, 0), (0, 300)):
+        cache.reserve(slots, capacity)
     assert (cache.slots, cache.capacity) == (6, 300), "a cache never shrinks"
     assert before == [tensor.data_ptr() for layer in cache.slot_layers for tensor in layer.tensors()]
 
@@ -294,3 +295,12 @@ def test_dummy_columns_are_cut_off() -> None:
     assert float((logits - wanted).abs().max()) < CLOSE
     cache.commit(0, 1)
     assert worst(cache, [[*held[0], 7]]) < CLOSE
+
+
+def test_ragged_rows_that_do_not_begin_at_the_first() -> None:
+    """A window over some rows in the middle writes those rows, each at its own length."""
+    cache, held = filled([5, 9, 3, 4])
+    shared_lm().forward(cache, [[7, 8], [10, 11]], range(1, 3))
+    cache.commit(1, 2)
+    cache.commit(2, 1)
+    assert worst(cache, [held[0], [*held[1], 7, 8], [*held[2], 10], held[3]]) < CLOSE

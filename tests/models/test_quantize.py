@@ -124,7 +124,7 @@ def test_a_replaced_module_shares_all_but_its_linear_layers(tied: bool) -> None:
 
 @pytest.mark.parametrize("scheme", ["int8", "int4", None])
 def test_widened_computes_the_same_up_to_rounding(scheme: Any) -> None:
-    module: Any = replaced(model(), Maker(scheme))
+    module: Any = replaced(model(native=True), Maker(scheme))
     ids = torch.tensor([[5, 9, 4, 7]])
     with torch.no_grad():
         narrow = module(ids, use_cache=False).logits

@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from specctl import __version__
-from specctl.cli import batch, console, env, models, profiles, pull, run, train, trim, verify
+from specctl.cli import (
+    batch,
+    bench,
+    chat,
+    console,
+    doctor,
+    env,
+    models,
+    profiles,
+    pull,
+    replay,
+    run,
+    train,
+    trim,
+    verify,
+)
 
 _EPILOG = (
     "Exit codes: 0 done · 1 the answer is no · 2 the request is wrong · 3 something is missing · "
@@ -31,10 +46,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command(rich_help_panel="Generate", epilog=run.EXAMPLES)(run.run)
+app.command(rich_help_panel="Generate", epilog=chat.EXAMPLES)(chat.chat)
+app.command(rich_help_panel="Generate", epilog=replay.EXAMPLES)(replay.replay)
 app.command(rich_help_panel="Generate", epilog=batch.EXAMPLES)(batch.batch)
 app.command("verify-equivalence", rich_help_panel="Measure", epilog=verify.EXAMPLES)(
     verify.verify_equivalence
 )
+app.add_typer(bench.app, rich_help_panel="Measure")
+app.command(rich_help_panel="Measure", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Make drafts better", epilog=trim.EXAMPLES)(trim.trim)
 app.add_typer(train.app, rich_help_panel="Make drafts better")

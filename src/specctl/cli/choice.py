@@ -27,10 +27,10 @@ def choose(profile: Profile) -> Choice:
     """Raises RequestError for a name nobody knows, PairError for a pair without the draft it needs."""
     pair = fetch.resolve(profile.pair or profile.target or "")
     draft = None
-    if profile.drafter.uses_draft:
+    if profile.drafter.takes_draft:
         named = profile.draft.model if profile.draft else None
         draft = fetch.resolve(named).target if named else pair.draft
-        if draft is None:
+        if draft is None and profile.drafter.uses_draft:
             raise PairError(
                 f"pair `{profile.pair}` has no draft model, and method `{profile.drafter.method}` needs one",
                 hint="give --draft, or a profile with another method, such as `ngram`",

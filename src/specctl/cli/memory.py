@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from specctl.cli.choice import Choice
-from specctl.errors import MachineError
+from specctl.errors import MachineError, is_out_of_memory
 from specctl.profile.schema import Profile
 
 
@@ -16,19 +16,13 @@ def out_of_memory(profile: Profile, choice: Choice, *, rows: int = 1) -> Iterato
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         names = " with ".join(model.name for model in choice.models)
         raise MachineError(
             f"out of memory: {names}, dtype {profile.dtype}, batch {rows}, {profile.max_new_tokens} new tokens",
             hint="try " + " or ".join(_smaller(profile, choice, rows)[:2]),
         ) from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    named = type(error).__name__ == "OutOfMemoryError"  # torch's own class, without importing torch
-    return isinstance(error, MemoryError) or named or "out of memory" in text or "allocate memory" in text
 
 
 def _smaller(profile: Profile, choice: Choice, rows: int) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specctl.cli import console
-from specctl.cli.choice import Choice
+from specctl.cli.choice import Choice, choose
 from specctl.cli.progress import progress, size
 from specctl.errors import MissingError
 from specctl.profile.schema import Profile
@@ -14,7 +15,9 @@ from specctl.store import fetch, hub, pair, screen
 from specctl.store.registry import HubSource, IndexSource, Model
 
 if TYPE_CHECKING:
+    from specctl.models.lm import LM
     from specctl.session import Session
+    from specctl.store.progress import Progress
 
 ASK_ABOVE_BYTES = 500_000_000
 
@@ -50,13 +53,45 @@ def _ask(missing: list[Model], choice: Choice) -> None:
 
 
 def open_session(
-    profile: Profile, choice: Choice, folders: tuple[Path, Path | None], prompt: str, *, rows: int = 1
+    profile: Profile,
+    choice: Choice,
+    folders: tuple[Path, Path | None],
+    prompt: str,
+    *,
+    rows: int = 1,
+    loaded: LM | None = None,
 ) -> Session:
-    """Checks the pair for so many rows, then loads it. Raises PairError, MachineError and what loading raises."""
-    target, draft = folders
-    wide = {"float32": 4, "float64": 8}
+    """Checks the pair for so many rows, then loads it. Raises PairError, MachineError and what loading raises.
+
+    `loaded` is the target if it is loaded already, the way the profile asks for.
+    """
     # Four bytes a token is a guess on the low side; the session counts exactly, and ends at the context's end.
     tokens = len(prompt.encode()) // 4 + profile.max_new_tokens
+    for warning in _check(profile, folders, tokens, rows):
+        console.note(f"warning: {warning}")
+    return _load(profile, choice, folders, loaded)
+
+
+def open_for_chat(profile: Profile, progress: Progress, target: LM | None) -> tuple[Session, Sequence[str]]:
+    """Finds or fetches the models, checks and loads them; also returns the pair check's warnings.
+
+    `target` is the target if it is loaded already. Raises what `choose`, `fetch` and `open_session` raise.
+    """
+    choice = choose(profile)
+    fetched = [fetch.fetch(model, offline=False, progress=progress) for model in choice.models]
+    folders = fetched[0], fetched[1] if choice.draft else None
+    warnings = _check(profile, folders, 2 * profile.max_new_tokens, 1)
+    return _load(profile, choice, folders, target), warnings
+
+
+def missing_for_chat(profile: Profile) -> bool:
+    return any(fetch.find(model) is None for model in choose(profile).models)
+
+
+def _check(profile: Profile, folders: tuple[Path, Path | None], tokens: int, rows: int) -> Sequence[str]:
+    """The pair check's warnings for so many rows. Raises PairError, MachineError."""
+    target, draft = folders
+    wide = {"float32": 4, "float64": 8}
     context = screen.folder(target).config.get("max_position_embeddings", tokens)
     report = pair.check(
         target,
@@ -66,14 +101,16 @@ def open_session(
         dtype_bytes=wide.get(profile.dtype, 2),
     )
     report.refuse()
-    for warning in report.warnings:
-        console.note(f"warning: {warning}")
+    return report.warnings
+
+
+def _load(profile: Profile, choice: Choice, folders: tuple[Path, Path | None], target: LM | None) -> Session:
     from specctl.session import open_session as load
 
     return load(
         profile,
-        target,
-        draft,
+        *folders,
         target_name=choice.target.name,
         draft_name=choice.draft.name if choice.draft else None,
+        target=target,
     )

@@ -130,6 +130,7 @@ def trim(
     No training, and the output stays the target's. Use the folder by `draft: {trim: DIR}` in a profile.
     """
     _require_one(size, coverage, auto)
+    rows = _rows(size)
     from specctl.cli.trim_models import Models
 
     if export is not None:
@@ -153,7 +154,7 @@ def trim(
         max_new_tokens,
         batch_size,
         seed,
-        _rows(size),
+        rows,
         coverage,
         draft_tokens,
         measure,

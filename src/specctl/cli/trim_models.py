@@ -12,7 +12,7 @@ from specctl.cli.choice import Choice
 from specctl.cli.memory import out_of_memory
 from specctl.cli.status import StatusLine
 from specctl.profile import override, read
-from specctl.profile.schema import Profile
+from specctl.profile.schema import Profile, effective
 from specctl.store import fetch
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Models:
     choice: Choice
     target: Path
     draft: Path
+    quantize: str | None
     quiet: bool
     _session: Session | None = None
 
@@ -34,14 +35,15 @@ class Models:
     def choose(cls, typed: dict[str, Any], *, offline: bool, unasked: bool, quiet: bool) -> Models:
         """Typed models, by profile field, or those of profile `draft-model`; fetched where missing."""
         named = typed.pop("draft", None)
-        profile = override.merge(
-            read.load("draft-model"), {**typed, "drafter": {"method": "none"}, "draft": None}
-        )
+        base = read.load("draft-model")
+        models = {} if "target" in typed or "pair" in typed else {"pair": base.pair}
+        profile = override.merge(read.load("plain"), {**models, **typed})
         pair = fetch.resolve(profile.pair or profile.target or "")
         choice = Choice(profile.pair, pair.target, fetch.resolve(named).target if named else pair.draft)
         folders = ready.find_or_fetch(choice, offline=offline, unasked=unasked, quiet=quiet)
         log.library_noise_to_file()
-        return cls(profile, choice, folders[0], folders[1] or folders[0], quiet)
+        target, draft = folders
+        return cls(profile, choice, target, draft or target, base.quantize if draft else None, quiet)
 
     @property
     def separate(self) -> bool:
@@ -62,13 +64,11 @@ class Models:
         return replace(self.session(draft_tokens), profile=self.profile)
 
     def _drafting(self, draft_tokens: int) -> Profile:
-        if not self.separate:
-            return self.profile
-        changed = {
-            "drafter": {"method": "draft-model", "draft_tokens": draft_tokens},
-            "draft": str(self.draft),
-        }
-        return override.merge(self.profile, changed)
+        """A target without a draft model drafts for itself."""
+        method = "draft-model" if self.separate else "self"
+        draft = {"model": str(self.draft) if self.separate else None, "quantize": self.quantize}
+        changes = {"drafter": {"method": method, "draft_tokens": draft_tokens}, "draft": draft}
+        return override.recorded({**effective(self.profile), **changes}, self.profile.name)
 
     def _open(self, profile: Profile, choice: Choice, folders: tuple[Path, Path | None]) -> Session:
         status = StatusLine(under_text=False)

@@ -17,6 +17,7 @@ from specctl.cli.trim import interrupted
 from specctl.cli.trim_models import Models
 from specctl.errors import RequestError
 from specctl.models.load import load_tokenizer
+from specctl.models.quantize import Maker
 from specctl.store import vocabulary
 from specctl.store.files import write_atomic
 from specctl.trim import calibration, counts, curve, gather, job, rates, source, write
@@ -180,20 +181,21 @@ def _curve(models: Models, made: Plan, wish: Wish, chosen: int | None, *, drawn:
     points = made.covered(curve.sizes_for(made.rows, len(made.must), chosen))
     if chosen is not None and not drawn and not wish.measure:
         return points
-    if not models.separate:
-        if chosen is None:
-            raise RequestError(
-                "`--auto` needs a draft model to measure", hint="give --draft, or a --size or --coverage"
-            )
-        return points
     session = models.session(wish.draft_tokens)
     assert session.draft is not None
-    pair = (session.target, session.draft)
+    sizes = [point.size for point in points]
+    drafts = curve.variants(session.draft, made.draft, made.judging, sizes, Maker(session.profile.quantize))
     points = curve.with_speed(
-        points, made.judging, made.held_out, pair, (made.target, made.draft), wish.draft_tokens
+        points,
+        made.judging,
+        made.held_out,
+        (session.target, session.draft, drafts),
+        (made.target, made.draft),
+        wish.draft_tokens,
     )
     if wish.measure:
-        points = rates.measured(session, points, made, wish.measure, wish.max_new_tokens)
+        prompts = [one.prompt for one in made.held_out if one.prompt][: wish.measure]
+        points = rates.measured(session, drafts, points, prompts, wish.max_new_tokens)
     return points
 
 

@@ -40,7 +40,6 @@ Prompts = Annotated[
         help="JSONL with `prompt` or Spec-Bench's `turns`, or plain text; else a built-in set.",
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, max=64, help="Rows decoded together.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer prompts, shorter answers.")]
 Thorough = Annotated[bool, typer.Option("--thorough", help="Longer answers, caches rebuilt in every round.")]
 Replay = Annotated[
@@ -62,7 +61,9 @@ def verify_equivalence(
     offline: options.Offline = False,
     pull: options.Pull = False,
     prompts: Prompts = None,
-    batch_size: BatchSize = 1,
+    batch_size: options.BatchSize = 1,
+    schedule: options.ScheduleName = "ragged",
+    window: options.Window = 32,
     max_new_tokens: options.MaxNewTokens = None,
     quick: Quick = False,
     thorough: Thorough = False,
@@ -99,7 +100,14 @@ def verify_equivalence(
 
     chosen = suite.read(prompts) if prompts else suite.builtin(quick=quick)
     default = _QUICK_TOKENS if quick else _THOROUGH_TOKENS if thorough else _TOKENS
-    amount = Options(max_new_tokens or default, batch_size, 1.0 if thorough else 0.1, 300 if quick else 2000)
+    amount = Options(
+        max_new_tokens or default,
+        batch_size,
+        audit=1.0 if thorough else 0.1,
+        noise_positions=300 if quick else 2000,
+        schedule=schedule,
+        window=window,
+    )
     reports = [
         _verify(one, chosen, amount, offline=offline, unasked=pull, quiet=quiet or as_json)
         for one in profiles
@@ -149,10 +157,14 @@ def _verify(
         try:
             longest = max((prompt.text for prompt in prompts), key=len)
             session = ready.open_session(profile, chosen, folders, longest)
+            from specctl.equivalence.identity import identify
             from specctl.equivalence.verify import verify
 
+            target, draft = folders
+            named = (chosen.draft.name, draft) if chosen.draft and draft else None
             told = _progress(status, profile.name, len(prompts)) if live else lambda report: None
-            report = verify(session, prompts, amount, judged=told)
+            models = identify((chosen.target.name, target), named)
+            report = verify(session, prompts, amount, judged=told, models=models)
         finally:
             status.hide()
     for note in (session.info.numerics_note, session.info.draft_note):
@@ -201,7 +213,7 @@ def _show(
     from specctl.equivalence import report as shapes
 
     code = shapes.exit_code(one.verdict for one in reports)
-    case = _keep_case(reports)
+    reports = _keep_cases(reports)
     if output is not None or as_json:
         from specctl.equivalence.document import document, write
 
@@ -218,21 +230,28 @@ def _show(
             _tell(one)
         for name, why in skipped.items():
             console.line(f"{name}: not verified: {why}")
-        if case is not None:
-            console.line(f"a small case is in {case}: specctl verify-equivalence --replay {case}")
+        for one in reports:
+            if one.case_file is not None:
+                console.line(
+                    f"a small case is in {one.case_file}: specctl verify-equivalence --replay {one.case_file}"
+                )
     raise typer.Exit(code)
 
 
-def _keep_case(reports: list[Report]) -> Path | None:
-    """The first failing case goes to `case.json` in the current folder."""
-    tape = next((one.case for one in reports if one.case is not None), None)
-    if tape is None:
-        return None
+def _keep_cases(reports: list[Report]) -> list[Report]:
+    """Failing cases go to the current folder: `case.json`, or `case-PROFILE.json` each if several profiles ran."""
+    from dataclasses import replace
+
     from specctl.equivalence.document import write
 
-    path = Path("case.json")
-    write(path, tape.to_json())
-    return path
+    kept = []
+    for one in reports:
+        if one.case is not None:
+            path = Path("case.json" if len(reports) == 1 else f"case-{one.profile}.json")
+            write(path, one.case.to_json())
+            one = replace(one, case_file=str(path))
+        kept.append(one)
+    return kept
 
 
 def _tell(report: Report) -> None:

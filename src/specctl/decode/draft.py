@@ -15,6 +15,7 @@ from torch import Tensor
 
 from specctl.decode.sampling import Sampler
 from specctl.models.cache import SlotCache
+from specctl.models.costs import Costs
 from specctl.models.lm import LM
 
 
@@ -48,12 +49,14 @@ class Draft:
     `q`: the laws the tokens were drawn from, `[n, k, vocab]` with k the longest draft; None: one-hot, the token
     was not drawn. `hidden`: `[n, k + 1, H]`, states after the target's first `depth` layers for the last
     committed token and each drafted one, if drafting computed them; scoring then runs the other layers only.
+    `confidence`: how likely the drafter found each token, like `tokens`; None where it did not look.
     """
 
     tokens: list[list[int]]
     q: Tensor | None = None
     hidden: Tensor | None = None
     depth: int = 0
+    confidence: list[list[float]] | None = None
 
     @property
     def longest(self) -> int:
@@ -128,12 +131,13 @@ def share_cache(drafter: Drafter, cache: SlotCache) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a drafter may be built from."""
+    """What a drafter may be built from; `costs` are measured where they are None and needed."""
 
     target: LM
     draft: LM | None
     sampler: Sampler
     eos: frozenset[int]
+    costs: Costs | None = None
 
 
 _REGISTRY = {
@@ -142,6 +146,7 @@ _REGISTRY = {
     "self": "specctl.drafters.draft_model:DraftModel",
     "kangaroo": "specctl.drafters.kangaroo:Kangaroo",
     "ngram": "specctl.drafters.ngram:Ngram",
+    "auto": "specctl.drafters.auto:Auto",
 }
 
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from specctl.decode.draft import Draft, Row, Scored
 from specctl.errors import MachineError
+from specctl.models.cache import SlotCache
 from specctl.models.lm import LM, PREFILL_CHUNK
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A cache that outlives its answer: slot i of row 0 holds `ids[i]`, for all of them but the last."""
+
+    cache: SlotCache
+    ids: list[int]
 
 
 class Target:
@@ -19,18 +29,34 @@ class Target:
     forward. So a prompt's first token is speculated on like any other.
     """
 
-    def __init__(self, lm: LM, *, slots: int, capacity: int, captures: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        lm: LM,
+        *,
+        slots: int,
+        capacity: int,
+        captures: frozenset[int] = frozenset(),
+        kept: Kept | None = None,
+    ) -> None:
         self.lm = lm
-        self.cache = lm.new_cache()
+        self.cache = kept.cache if kept else lm.new_cache()
+        self.cache.clear()
         self.cache.reserve(slots, capacity + lm.row_floor)
         self._captures = sorted(captures)
+        self._known = kept.ids[:-1] if kept else []
 
     def admit(self, prompt: Sequence[int]) -> dict[int, Tensor]:
-        """Take in a prompt as the last row; returns the hidden states asked for, `[1, len(prompt) - 1, H]`."""
+        """Take in a prompt as the last row; returns the hidden states asked for, `[1, len(prompt) - 1, H]`.
+
+        What a kept cache holds of the first prompt is not computed again, unless its states are asked for.
+        """
         row = self.cache.admit()
         context = prompt[:-1]
+        known, self._known = self._known, []
         if not self._captures:
-            self.lm.prefill(self.cache, row, context)
+            shared = _common_prefix(known, context)
+            self.cache.commit(row, shared)
+            self.lm.prefill(self.cache, row, context[shared:])
             return {}
         parts: dict[int, list[Tensor]] = {depth: [] for depth in self._captures}
         for start in range(0, len(context), PREFILL_CHUNK):
@@ -97,3 +123,7 @@ class Target:
             states = hidden[depth] = self.lm.segment(self.cache, states, batch, start, depth)
             start = depth
         return Scored(self.lm.segment(self.cache, states, batch, start, None), hidden)
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -36,6 +36,7 @@ class DraftModel:
         self._vocab_size = parts.target.vocab_size
         self._params = params
         self._sampler = parts.sampler
+        self._least = params.min_confidence or 0.0
         self._eos = parts.eos
         self._cache = self._lm.new_cache()
         self._fed = 0  # drafted tokens of this round that went through the draft model
@@ -51,6 +52,7 @@ class DraftModel:
         room = [self._room(row, most) for row, most in zip(rows, budget, strict=True)]
         active = [most > 0 for most in room]
         drafts: list[list[int]] = [[] for _ in rows]
+        confidence: list[list[float]] = [[] for _ in rows]
         laws: list[Tensor] = []
         self._fed = 0
         logits = self._catch_up(rows, active) if any(active) else None
@@ -61,14 +63,16 @@ class DraftModel:
             if q is not None:
                 laws.append(q)
             tokens = chosen.tolist()
-            sure = self._sure(scores)
+            sure = self._confidence(scores)
             for b, token in enumerate(tokens):
                 if active[b]:
                     # An unsure token stays in the draft: dropping it after a look would bias sampling.
                     drafts[b].append(token)
-                    active[b] = sure[b] and token not in self._eos and len(drafts[b]) < room[b]
+                    confidence[b].append(sure[b])
+                    active[b] = sure[b] >= self._least and token not in self._eos and len(drafts[b]) < room[b]
             logits = self._feed(tokens) if any(active) else None
-        return Draft(drafts, torch.stack(laws, dim=1) if laws else None)
+        known = confidence if self._params.min_confidence is not None else None
+        return Draft(drafts, torch.stack(laws, dim=1) if laws else None, confidence=known)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         for slot, n in enumerate(accepted):
@@ -117,8 +121,8 @@ class DraftModel:
         histories = [row.ids + draft for row, draft in zip(rows, drafts, strict=True)]
         return self._sampler.law.scores(logits[:, None], histories, [[] for _ in rows])[:, 0]
 
-    def _sure(self, scores: Tensor) -> list[bool]:
+    def _confidence(self, scores: Tensor) -> list[float]:
+        """The best token's probability `[n]`; 1 where nobody asks."""
         if self._params.min_confidence is None:
-            return [True] * len(scores)
-        best = scores.softmax(dim=-1).amax(dim=-1)
-        return cast(list[bool], (best >= self._params.min_confidence).tolist())
+            return [1.0] * len(scores)
+        return cast(list[float], scores.softmax(dim=-1).amax(dim=-1).tolist())

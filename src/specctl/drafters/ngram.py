@@ -7,6 +7,7 @@ no cost. Source: Saxena, "Prompt Lookup Decoding" (2023); the same idea is in ar
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class Ngram:
         self._eos = parts.eos
         self._seen: list[Lookup] = []
         self._odds: list[Odds] = []
-        self._matched: list[tuple[int, int]] = []  # a row's match and the number of tokens drafted from it
+        self._matched: list[Match] = []
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._seen.append(Lookup(self._params.min_ngram, self._params.max_ngram))
@@ -40,17 +41,23 @@ class Ngram:
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         drafts = []
         self._matched = []
-        for row, seen, odds, most in zip(rows, self._seen, self._odds, budget, strict=True):
+        for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
+            seen = self._seen[slot]
             seen.extend(row.ids)
             size, start = seen.match(row.ids)
-            limit = odds.worthwhile(size, min(most, self._params.draft_tokens))
+            limit = self._odds[slot].worthwhile(size, min(most, self._params.draft_tokens))
             drafts.append(continuation(row.ids, start, limit, self._eos))
-            self._matched.append((size, len(drafts[-1])))
-        return Draft(drafts)
+            self._matched.append(Match(size, drafts[-1], len(row.ids)))
+        chances = [
+            [odds.chance(match.size, n) for n in range(len(match.tokens))]
+            for odds, match in zip(self._odds, self._matched, strict=False)
+        ]
+        return Draft(drafts, confidence=chances)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        for odds, (size, drafted), n in zip(self._odds, self._matched, accepted, strict=True):
-            odds.count(size, drafted, n)
+        """Learns from what was committed, so it does not matter whether its draft was the one that was scored."""
+        for row, odds, match in zip(rows, self._odds, self._matched, strict=False):
+            odds.count(match.size, match.tokens, row.ids[match.at :])
 
     def swap(self, one: int, other: int) -> None:
         self._seen[one], self._seen[other] = self._seen[other], self._seen[one]
@@ -63,6 +70,15 @@ class Ngram:
         self._odds.pop()
 
 
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Tokens drafted from a match of `size`, for the places from `at` on."""
+
+    size: int
+    tokens: list[int]
+    at: int
+
+
 class Odds:
     """How often the token after a match of each length was right, in one row.
 
@@ -70,7 +86,7 @@ class Odds:
     >>> odds.worthwhile(1, 9), odds.worthwhile(4, 9)
     (4, 9)
     >>> for _ in range(20):
-    ...     odds.count(1, drafted=4, accepted=0)
+    ...     odds.count(1, drafted=[7, 8, 9, 9], committed=[5])
     >>> odds.worthwhile(1, 9)
     1
     """
@@ -84,18 +100,24 @@ class Odds:
         """How many tokens to draft from a match of `size`: while the chance that all are right is worth a row."""
         chance = 1.0
         for n in range(limit):
-            at = self._grown(size, n)
-            chance *= self._right[at] / self._tries[at]
+            chance *= self.chance(size, n)
             if chance < _WORTH:
                 return n
         return limit
 
-    def count(self, size: int, drafted: int, accepted: int) -> None:
-        """A draft's outcome: its tokens up to the first wrong one were judged."""
-        for n in range(min(accepted + 1, drafted)):
+    def chance(self, size: int, n: int) -> float:
+        """Odds that drafted token n is right, given that those before it are."""
+        at = self._grown(size, n)
+        return self._right[at] / self._tries[at]
+
+    def count(self, size: int, drafted: Sequence[int], committed: Sequence[int]) -> None:
+        """A draft's outcome: what was committed judges its tokens up to the first wrong one."""
+        for n, (token, right) in enumerate(zip(drafted, committed, strict=False)):
             at = self._grown(size, n)
             self._tries[at] += 1
-            self._right[at] += n < accepted
+            self._right[at] += token == right
+            if token != right:
+                return
 
     def _grown(self, size: int, n: int) -> int:
         """The match's length once n drafted tokens were right."""

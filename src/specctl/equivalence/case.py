@@ -51,6 +51,8 @@ class Cases:
             batch_size=batch_size,
             requests=tuple(self.requests[call]),
             drafts=self.recorder.calls[call],
+            schedule=subject.rules.schedule,
+            window=subject.rules.window,
         )
 
         def fails(case: Tape) -> bool:

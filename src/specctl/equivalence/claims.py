@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored, share_cache
+from specctl.decode.draft import Draft, Drafter, Row
 from specctl.decode.noise import Place, Stream
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.subject import Subject
-from specctl.models.cache import SlotCache
+from specctl.equivalence.through import Through
 
 
 @dataclass(slots=True)
@@ -49,31 +49,13 @@ class Claims:
         self.wrong.append(f"row {row.index}, after {len(row.generated)} tokens: {what}")
 
 
-class _Watched:
-    """Stands in for a drafter; the loop sees no difference."""
-
+class _Watched(Through):
     def __init__(self, drafter: Drafter, claims: Claims) -> None:
-        self.needs = drafter.needs
-        self._drafter = drafter
+        super().__init__(drafter)
         self._claims = claims
 
-    def share(self, cache: SlotCache) -> None:
-        share_cache(self._drafter, cache)
-
-    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
-        self._drafter.begin(row, hidden)
-
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
-        draft = self._drafter.draft(rows, budget)
+        draft = super().draft(rows, budget)
         for slot, (row, tokens) in enumerate(zip(rows, draft.tokens, strict=True)):
             self._claims.check(row, tokens, None if draft.q is None else draft.q[slot])
         return draft
-
-    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        self._drafter.observe(rows, scored, accepted)
-
-    def swap(self, one: int, other: int) -> None:
-        self._drafter.swap(one, other)
-
-    def drop(self, slot: int) -> None:
-        self._drafter.drop(slot)

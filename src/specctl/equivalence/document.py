@@ -46,5 +46,10 @@ def _environment() -> dict[str, Any]:
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "libraries": {
+            "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]
+            "onednn": torch.backends.mkldnn.is_available(),  # type: ignore[no-untyped-call]
+        },
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
         "packages": {name: metadata.version(name) for name in ("torch", "transformers", "huggingface-hub")},
     }

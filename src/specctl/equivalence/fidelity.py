@@ -29,14 +29,14 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A proposal a fresh drafter does not make: after `ids`, `live` instead of `fresh` (None: nothing).
+    """A proposal a fresh drafter does not make: after `ids`, `live` instead of `fresh`.
 
     `apart` is the total variation between the laws they were drawn from; None where nothing was drawn.
     """
 
     ids: tuple[int, ...]
-    live: int | None
-    fresh: int | None
+    live: int
+    fresh: int
     apart: float | None
 
 
@@ -48,9 +48,16 @@ class Fidelity:
     """
 
     def __init__(
-        self, subject: Subject, *, share: float = 1.0, noise: Callable[[], Noise] | None = None
+        self,
+        subject: Subject,
+        *,
+        share: float = 1.0,
+        noise: Callable[[], Noise] | None = None,
+        itself: bool = False,
     ) -> None:
+        """`itself`: the draft model is the target, maybe with a trimmed head; then all it says has to be kept."""
         self.subject = subject
+        self.itself = itself
         self.share = share
         self.compared = 0
         self.drafted = 0
@@ -58,6 +65,7 @@ class Fidelity:
         self.expected = 0.0
         self.observed = 0
         self.mismatches: list[Mismatch] = []
+        self.missed = 0
         self._variance = 0.0
         self._noise = noise
 
@@ -66,22 +74,23 @@ class Fidelity:
 
     def compare(self, row: Row, most: int, live: Sequence[int], q: Tensor | None) -> None:
         """One row's draft, and its laws `[k, vocab]`, with what a fresh drafter proposes."""
-        # How many it drafts may depend on a drafter's past; which tokens, and whether any, may not.
+        # How many are worth drafting may depend on a drafter's past; which tokens may not.
         fresh, fresh_q = fresh_draft(self.subject, row, len(live) or most)
         self.compared += 1
-        for at in range(max(len(live), len(fresh))):
-            pair = [tokens[at] if at < len(tokens) else None for tokens in (live, fresh)]
+        for at, pair in enumerate(zip(live, fresh, strict=False)):
             apart = None
-            if q is not None and fresh_q is not None and None not in pair:
+            if q is not None and fresh_q is not None:
                 apart = float((q[at].double() - fresh_q[at].double()).abs().sum()) / 2
             if pair[0] != pair[1] or (apart or 0) > _ROUNDING:
-                self.mismatches.append(Mismatch((*row.ids, *live[:at]), pair[0], pair[1], apart))
+                self.mismatches.append(Mismatch((*row.ids, *live[:at]), *pair, apart))
                 break
 
     def count(self, scores: Tensor, tokens: Sequence[int], q: Tensor | None, accepted: int) -> None:
         """A verdict on one row: scores `[k + 1, vocab]` of the target, the draft, how much of it was kept."""
         self.drafted += len(tokens)
         self.accepted += accepted
+        if accepted < len(tokens) and not self._excused(scores[accepted], tokens[accepted]):
+            self.missed += len(tokens) - accepted
         law = self.subject.rules.sampler.law
         if law.greedy or self.subject.rules.sampler.coupled or not tokens:
             return
@@ -90,6 +99,16 @@ class Fidelity:
         self.expected += sum(chances)
         self.observed += accepted
         self._variance += sum(chance * (1 - chance) for chance in chances)
+
+    def _excused(self, scores: Tensor, drafted: int) -> bool:
+        """A trimmed head cannot say all and may round otherwise; a law that is cut is another over fewer tokens."""
+        kept = None if self.subject.draft is None else self.subject.draft.kept
+        if kept is None:
+            return False
+        best = int(scores.argmax())
+        ulps = 2 * torch.finfo(self.subject.target.dtype).eps * float(scores[best].abs())
+        tied = float(scores[best] - scores[drafted]) <= ulps
+        return not self.subject.rules.sampler.law.greedy or best not in kept.tolist() or tied
 
     @property
     def z(self) -> float:
@@ -106,11 +125,10 @@ class Fidelity:
                 f"{self.observed} drafted tokens were accepted, the laws promise {self.expected:.1f} "
                 f"(z {self.z:.1f})",
             )
-        missed = self.drafted - self.accepted
-        if self.subject.draft is self.subject.target and missed > self._excused_rejections():
+        if self.itself and self.missed > self._excused_rejections():
             yield Problem(
                 Verdict.DRAFT_DEGRADED,
-                f"drafting for itself, the target rejected {missed} of {self.drafted} tokens",
+                f"drafting for itself, the target rejected {self.missed} of {self.drafted} tokens",
             )
         left = self._unexplained()
         if left:
@@ -144,8 +162,6 @@ class Fidelity:
 
     def _is_noise(self, one: Mismatch, rescorer: Rescorer, eps: float) -> bool:
         """Drawn: gaps off by eps move a law by (e^(eps / T) - 1) / 2 at most. Not drawn: both near the best."""
-        if one.live is None or one.fresh is None:
-            return False
         law = self.subject.rules.sampler.law
         if one.apart is not None:
             return one.apart <= math.expm1(min(eps / law.temperature, 0.5)) / 2

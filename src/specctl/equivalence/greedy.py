@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -10,6 +10,7 @@ from specctl.decode.draft import Drafter, Request
 from specctl.decode.loop import decode
 from specctl.decode.target import Target
 from specctl.decode.text import annotate
+from specctl.equivalence.drawn import Drawn
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Problem, SequenceReport, Verdict
 from specctl.equivalence.rescore import Rescorer
@@ -26,11 +27,13 @@ _WAVES = 4
 
 @dataclass(slots=True)
 class Watchers:
-    """Who is told what: a drafter to watch, a sequence that is judged, the events of a finished call."""
+    """Who is told what: a drafter to watch, a sequence that is judged, the events of a finished call; `drawn`, of a
+    sampled run, each token and its law."""
 
     drafter: Callable[[Drafter], Drafter] = lambda drafter: drafter
     judged: Callable[[SequenceReport], None] = lambda report: None
     events: Callable[[Sequence[Event], Sequence[Request]], None] = lambda events, requests: None
+    drawn: Drawn | None = None
 
 
 def verify_greedy(
@@ -55,10 +58,8 @@ def verify_greedy(
     watchers = watchers or Watchers()
     tolerance = None if noise is None else Tolerance(noise, rescorer or Rescorer(subject.target))
     names = names or [str(number) for number in range(len(requests))]
-    step = len(requests) if in_one_call else batch_size * _WAVES if batch_size > 1 else 1
     reports: list[SequenceReport] = []
-    for first in range(0, len(requests), step):
-        some = requests[first : first + step]
+    for first, some in [(0, requests)] if in_one_call else _calls(requests, batch_size):
         watched, events, crash = _run(subject, some, batch_size, audit, watchers)
         watchers.events(events, some)
         for row, (request, own) in enumerate(zip(some, by_row(events, len(some)), strict=True)):
@@ -72,6 +73,19 @@ def verify_greedy(
     return reports
 
 
+def draw(subject: Subject, requests: Sequence[Request], batch_size: int, drawn: Drawn) -> None:
+    """Decode only, for the law of what is drawn; a crash would have been found before."""
+    for _, some in _calls(requests, batch_size):
+        _run(subject, some, batch_size, 0.0, Watchers(drawn=drawn))
+
+
+def _calls(requests: Sequence[Request], batch_size: int) -> Iterator[tuple[int, Sequence[Request]]]:
+    """The requests of each `decode` call, and the place of the first."""
+    step = batch_size * _WAVES if batch_size > 1 else 1
+    for first in range(0, len(requests), step):
+        yield first, requests[first : first + step]
+
+
 def _run(
     subject: Subject, requests: Sequence[Request], batch_size: int, audit: float, watchers: Watchers
 ) -> tuple[Watched, list[Event], Exception | None]:
@@ -79,7 +93,7 @@ def _run(
     sampler = subject.rules.sampler
     longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
     capacity = min(longest, subject.rules.context_length) + 1
-    watched = Watched(subject.make_target(batch_size, capacity), sampler.law, audit)
+    watched = Watched(subject.make_target(batch_size, capacity), sampler.law, audit, watchers.drawn)
     drafter = watchers.drafter(subject.make_drafter(sampler))
     rules = replace(subject.rules, batch_size=batch_size)
     stream: Iterable[Event] = decode(cast(Target, watched), drafter, requests, rules)

@@ -121,17 +121,18 @@ def _cached(lm: LM, ids: list[int], size: int, rows: int) -> Tensor:
     """Logits of the first row; the others are the same text, each shorter by one token, so that rows are ragged."""
     cache = lm.new_cache()
     cache.reserve(rows, len(ids) + size + lm.row_floor)
-    cache.lengths = [0] * rows
     for row in range(rows):
+        cache.admit()
         if 0 < row < len(ids):
             lm.forward(cache, [ids[:row]], range(row, row + 1))
-            cache.lengths[row] = row
+            cache.commit(row, row)
     seen = []
     for start in range(0, len(ids), size):
         block = ids[start : start + size]
         padded = block + [block[-1]] * (size - len(block))
         logits = lm.forward(cache, [padded] * rows, range(rows))
-        cache.lengths = [length + size for length in cache.lengths]
+        for row in range(rows):
+            cache.commit(row, size)
         seen.append(logits[0, : len(block)])
     return torch.cat(seen)
 

@@ -90,7 +90,9 @@ class Context:
 @dataclass(frozen=True, slots=True)
 class Report:
     """One profile on one pair. `problems` are those of the run as a whole; `guarantee` is G2, G3, or `law` where
-    tokens were drawn and only their law could be tested."""
+    tokens were drawn and only their law could be tested. `models` says by hashes what was loaded. `case_file` is
+    where the smallest failing case was written.
+    """
 
     profile: str
     target: str
@@ -108,6 +110,9 @@ class Report:
     sampled: dict[str, Any] | None = None
     context: Context | None = None
     case: Tape | None = None
+    case_file: str | None = None
+    models: dict[str, Any] | None = None
+    reference_repeats: bool = True
 
     @property
     def verdict(self) -> Verdict:
@@ -126,17 +131,20 @@ class Report:
         """Section by section as documented in `docs/concepts/equivalence.md`; no clock, no text of prompts."""
         return {
             "profile": self.profile,
-            "pair": {"target": self.target, "draft": self.draft},
+            "pair": self.models
+            or {"target": {"id": self.target}, "draft": self.draft and {"id": self.draft}},
             "settings": self.settings,
             "device": self.device,
             "dtype": self.dtype,
             "numerics": self.numerics,
             "guarantee": self.guarantee,
             "noise": self.noise,
+            "reference_repeats": self.reference_repeats,
             "coverage": self.coverage,
             "sequences": [_sequence(one) for one in self.sequences],
             "draft_fidelity": self.fidelity,
             "sampled": self.sampled,
+            "tape_ref": self.case_file,
             "problems": [_problem(one) for one in self.problems],
             "totals": self.totals(),
             "verdict": self.verdict.value,

@@ -6,31 +6,36 @@ holds for any p and q that depend on the past only; q, the draft's law, only dec
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Request
-from specctl.decode.sampling import Law
-from specctl.equivalence.subject import Subject
-from specctl.models.lm import LM
+from specctl.equivalence.power import Z_POWER, chi_square_tail, tv_bound, visible_tv
 
 ALPHA = 1e-6
 """False alarms of a whole run, shared among its tests by Holm's rule."""
 
 _BINS = 20
 _FEWEST_PER_CELL = 10
-_PIECE = 32  # positions whose laws are in memory at once
+_BORDERLINE = 1e-3
+"""Between a rejection and this a p-value says nothing: the run is repeated with fresh seeds."""
+
 _TILTS = (-1.0, -0.3, -0.1, -0.03, 0.03, 0.1, 0.3)
+_N_TESTS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """One test's outcome; `df` only where the statistic is a chi-square. `rejected` is Holm's word."""
+    """One test's outcome; `df` only where the statistic is a chi-square. `rejected` is Holm's word.
+
+    `visible` is the smallest effect this test had a chance of 99.9 % to reject: of `pit` the total variation over
+    its bins, of `entropy` the change of 1 / temperature, as a share. `tv_upper` bounds the true total variation
+    over the bins of `pit`, at confidence 1 - alpha. None: nothing could be seen, or there is no such figure.
+    """
 
     __test__ = False  # not a test of pytest's
 
@@ -40,6 +45,11 @@ class Test:
     p: float
     n: int
     rejected: bool = False
+    visible: float | None = None
+    tv_upper: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 class SampledLaw:
@@ -55,6 +65,7 @@ class SampledLaw:
         self._sum = 0.0
         self._variance = 0.0
         self._evidence = torch.zeros(len(_TILTS), dtype=torch.float64)
+        self._promised = torch.zeros(len(_TILTS), 2, dtype=torch.float64)
         self._bins = torch.zeros(_BINS, dtype=torch.float64)
 
     def add(self, tokens: Sequence[int], p: Tensor, q: Tensor | None = None) -> None:
@@ -82,17 +93,32 @@ class SampledLaw:
         expected = self._n / _BINS
         enough = expected >= _FEWEST_PER_CELL
         stat = float(((self._bins - expected) ** 2).sum() / expected) if enough else 0.0
-        found = [
-            Test(
-                "support", float(self._outside), None, 0.0 if self._outside else 1.0, self._n + self._outside
-            ),
-            Test("entropy", z, None, min(1.0, math.exp(min(-evidence, 0.0))), self._n),
-            Test("pit", stat, _BINS - 1, chi_square_tail(stat, _BINS - 1), self._n if enough else 0),
-        ]
-        return judged(found, alpha)
+        p_outside, p_entropy = float(not self._outside), min(1.0, math.exp(min(-evidence, 0.0)))
+        support = Test("support", float(self._outside), None, p_outside, self._n + self._outside)
+        entropy = Test("entropy", z, None, p_entropy, self._n, visible=self._visible_tilt(alpha / _N_TESTS))
+        pit = Test("pit", stat, _BINS - 1, chi_square_tail(stat, _BINS - 1), self._n if enough else 0)
+        if enough:
+            apart = float((self._bins - expected).abs().sum()) / (2 * self._n)
+            pit = replace(
+                pit,
+                visible=visible_tv(self._n, _BINS, alpha / _N_TESTS),
+                tv_upper=min(1.0, apart + tv_bound(self._n, _BINS, alpha)),
+            )
+        return judged([support, entropy, pit], alpha)
+
+    def _visible_tilt(self, alpha: float) -> float | None:
+        """The smallest tilt that would be rejected in either direction, by the mean evidence and its spread."""
+        needed = math.log(len(_TILTS) / alpha)
+        mean, variance = self._promised.unbind(dim=1)
+        seen = (mean - Z_POWER * variance.sqrt() >= needed).tolist()
+        missed = {abs(tilt) for tilt, one in zip(_TILTS, seen, strict=True) if not one}
+        return min({abs(tilt) for tilt in _TILTS} - missed, default=None)
 
     def _add_surprise(self, x: Tensor, p: Tensor) -> None:
-        """S = sum of -log p(x) - H(p), its variance, and for each tilt t the evidence for p^(1 - t)."""
+        """S = sum of -log p(x) - H(p), its variance, and for each tilt t the evidence for p^(1 - t).
+
+        And what that evidence would be, mean and variance, if p^(1 - t) were the law.
+        """
         log_p = torch.where(p > 0, p, 1).log()
         surprise = -log_p.gather(1, x)[:, 0]
         entropy = -(p * log_p).sum(dim=-1)
@@ -101,7 +127,13 @@ class SampledLaw:
         impossible = p == 0
         for i, tilt in enumerate(_TILTS):
             tilted = (log_p * (1 - tilt)).masked_fill(impossible, float("-inf"))
-            self._evidence[i] += float((tilt * surprise - torch.logsumexp(tilted, dim=-1)).sum())
+            norm = torch.logsumexp(tilted, dim=-1)
+            self._evidence[i] += float((tilt * surprise - norm).sum())
+            law = (tilted - norm[:, None]).exp()
+            mean = -(law * log_p).sum(dim=-1)
+            spread = ((law * log_p**2).sum(dim=-1) - mean**2).clamp(min=0)
+            self._promised[i, 0] += float((tilt * mean - norm).sum())
+            self._promised[i, 1] += float((tilt**2 * spread).sum())
 
     def _add_pit(self, x: Tensor, p: Tensor, order: Tensor) -> None:
         """U = F(x-) + V p(x) with the vocabulary sorted by `order`: uniform, whatever p and the order are."""
@@ -115,34 +147,6 @@ class SampledLaw:
         self._bins += torch.bincount(bins, minlength=_BINS).double().cpu()
 
 
-def follow(measured: SampledLaw, subject: Subject, request: Request, tokens: Sequence[int]) -> None:
-    """Add an answer: its laws by plain forwards over it with fresh caches, target and draft."""
-    law = subject.rules.sampler.law
-    ids = [*request.prompt, *tokens]
-    n_prompt = len(request.prompt)
-    draft = subject.draft
-    if draft is not None and len(ids) > draft.context_length:
-        draft = None
-    targets = _laws(subject.target, law, ids, n_prompt)
-    drafts = _laws(draft, law, ids, n_prompt) if draft is not None else itertools.repeat(None)
-    at = 0
-    for p, q in zip(targets, drafts, strict=False):
-        measured.add(tokens[at : at + len(p)], p, q)
-        at += len(p)
-
-
-def _laws(lm: LM, law: Law, ids: Sequence[int], n_prompt: int) -> Iterator[Tensor]:
-    """The law of each token behind the prompt given all before it, `[n, vocab]` a piece."""
-    cache = lm.new_cache()
-    cache.reserve(1, len(ids) + lm.row_floor)
-    lm.prefill(cache, cache.admit(), ids[: n_prompt - 1])
-    for start in range(n_prompt - 1, len(ids) - 1, _PIECE):
-        piece = ids[start : min(start + _PIECE, len(ids) - 1)]
-        logits = lm.forward(cache, [piece], range(1))
-        cache.commit(0, len(piece))
-        yield law.probabilities(law.scores(logits, [ids[: start + 1]], [piece[1:]]))[0]
-
-
 def judged(tests: Sequence[Test], alpha: float = ALPHA) -> list[Test]:
     """Holm's rule: reject in order of p while p <= alpha / tests left; all tests together alarm with alpha."""
     rejected: set[int] = set()
@@ -153,9 +157,6 @@ def judged(tests: Sequence[Test], alpha: float = ALPHA) -> list[Test]:
     return [replace(test, rejected=i in rejected) for i, test in enumerate(tests)]
 
 
-def chi_square_tail(stat: float, df: int) -> float:
-    """P(chi-square with `df` degrees of freedom >= stat)."""
-    if df == 0:
-        return 1.0
-    half = torch.tensor([df / 2, stat / 2], dtype=torch.float64)
-    return float(torch.special.gammaincc(half[0], half[1]))
+def borderline(tests: Sequence[Test]) -> bool:
+    """Nothing is rejected, but some p-value is too small to be let pass."""
+    return not any(test.rejected for test in tests) and any(test.p < _BORDERLINE for test in tests)

@@ -12,13 +12,14 @@ from typing import Any
 
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Request, Row, Scored, share_cache
+from specctl.decode.draft import Draft, Drafter, Request, Row, Scored
+from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW, SCHEDULES
 from specctl.equivalence.greedy import verify_greedy
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import SequenceReport
 from specctl.equivalence.subject import Subject
+from specctl.equivalence.through import Through
 from specctl.errors import RequestError
-from specctl.models.cache import SlotCache
 
 SCHEMA = 1
 Proposals = dict[tuple[int, int], tuple[int, ...]]
@@ -35,6 +36,8 @@ class Tape:
     batch_size: int
     requests: tuple[Request, ...]
     drafts: Proposals
+    schedule: str = DEFAULT
+    window: int = DEFAULT_WINDOW
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -43,6 +46,8 @@ class Tape:
             "verdict": self.verdict,
             "row": self.row,
             "batch_size": self.batch_size,
+            "schedule": self.schedule,
+            "window": self.window,
             "requests": [
                 {
                     "prompt": list(one.prompt),
@@ -78,12 +83,15 @@ class Tape:
                 int(data["batch_size"]),
                 requests,
                 drafts,
+                str(data["schedule"]),
+                int(data["window"]),
             )
         except (KeyError, TypeError, ValueError):
             tape = None
         if (
             tape is None
             or not 0 <= tape.row < len(tape.requests)
+            or tape.schedule not in SCHEDULES
             or not all(one.prompt for one in tape.requests)
         ):
             raise RequestError(
@@ -112,32 +120,16 @@ class Recorder:
         return _Recorded(drafter, self.calls[-1])
 
 
-class _Recorded:
+class _Recorded(Through):
     def __init__(self, drafter: Drafter, notes: Proposals) -> None:
-        self.needs = drafter.needs
-        self._drafter = drafter
+        super().__init__(drafter)
         self._notes = notes
 
-    def share(self, cache: SlotCache) -> None:
-        share_cache(self._drafter, cache)
-
-    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
-        self._drafter.begin(row, hidden)
-
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
-        draft = self._drafter.draft(rows, budget)
+        draft = super().draft(rows, budget)
         for row, tokens in zip(rows, draft.tokens, strict=True):
             self._notes[row.index, len(row.generated)] = tuple(tokens)
         return draft
-
-    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        self._drafter.observe(rows, scored, accepted)
-
-    def swap(self, one: int, other: int) -> None:
-        self._drafter.swap(one, other)
-
-    def drop(self, slot: int) -> None:
-        self._drafter.drop(slot)
 
 
 class Replayed:
@@ -166,7 +158,8 @@ class Replayed:
 
 def replay(tape: Tape, subject: Subject, noise: Noise | None) -> SequenceReport:
     """The verdict on the tape's failing row, every round audited. `subject` gives the target and the rules."""
-    played = replace(subject, make_drafter=lambda sampler: Replayed(tape.drafts), draft=None)
+    rules = replace(subject.rules, schedule=tape.schedule, window=tape.window)
+    played = replace(subject, rules=rules, make_drafter=lambda sampler: Replayed(tape.drafts), draft=None)
     reports = verify_greedy(
         played, tape.requests, batch_size=tape.batch_size, noise=noise, audit=1.0, in_one_call=True
     )

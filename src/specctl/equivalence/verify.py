@@ -7,21 +7,24 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from specctl.decode.draft import Parts, Request, build_drafter
+from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW
 from specctl.equivalence.case import Cases
 from specctl.equivalence.claims import Claims
 from specctl.equivalence.context import context
 from specctl.equivalence.coverage import Coverage
+from specctl.equivalence.drawn import Drawn, judge_law
 from specctl.equivalence.fidelity import Fidelity
-from specctl.equivalence.greedy import Watchers, verify_greedy
+from specctl.equivalence.greedy import Watchers, draw, verify_greedy
 from specctl.equivalence.noise import Noise, calibrate
 from specctl.equivalence.reference import decode_plainly
 from specctl.equivalence.report import Problem, Report, SequenceReport, Verdict
 from specctl.equivalence.rescore import Rescorer
-from specctl.equivalence.sampled import SampledLaw, Test, follow
+from specctl.equivalence.sampled import SampledLaw
 from specctl.equivalence.subject import Subject, from_session
 from specctl.equivalence.suite import Prompt
 from specctl.events import Event
 from specctl.models.lm import LM
+from specctl.models.trimmed import cut, trimmed
 from specctl.session import Session
 
 __all__ = ["Options", "Watchers", "verify", "verify_greedy"]
@@ -37,6 +40,8 @@ class Options:
     batch_size: int = 1
     audit: float = 0.1
     noise_positions: int = 2000
+    schedule: str = DEFAULT
+    window: int = DEFAULT_WINDOW
 
 
 def verify(
@@ -45,14 +50,19 @@ def verify(
     options: Options,
     *,
     judged: Callable[[SequenceReport], None] = lambda report: None,
+    models: dict[str, Any] | None = None,
 ) -> Report:
-    """Verify the session's profile on prompts. `judged` is told each sequence as it is done.
+    """Verify the session's profile on prompts. `judged` is told each sequence as it is done; `models` says which
+    files were loaded (`identity.py`), for the report.
 
     Raises RequestError for a prompt that cannot be encoded or does not fit the context.
     """
     subject = from_session(session)
+    rules = replace(subject.rules, schedule=options.schedule, window=options.window)
+    subject = replace(subject, rules=rules)
     requests = [_request(session, prompt, options, number) for number, prompt in enumerate(prompts)]
-    problems = list(_unrepeatable(subject, requests[0]))
+    repeats = _repeats(subject, requests[0])
+    problems = [] if repeats else [Problem(Verdict.INCONCLUSIVE, "the reference does not repeat itself here")]
 
     def noise_of(lm: LM) -> Noise:
         return _noise(session, lm, requests, options)
@@ -60,6 +70,7 @@ def verify(
     noise = noise_of(subject.target) if subject.numerics == "native" else None
     problems += [Problem(Verdict.INCONCLUSIVE, what) for what in [noise and noise.problem] if what]
     coverage, cases, claims = Coverage(), Cases(), Claims(subject)
+    greedy, measured = subject.rules.sampler.law.greedy, SampledLaw(session.profile.sampling.seed)
     fidelity = Fidelity(subject, share=options.audit, noise=lambda: noise_of(subject.draft or subject.target))
     sequences = verify_greedy(
         subject,
@@ -74,15 +85,15 @@ def verify(
             ),
             judged=judged,
             events=lambda events, some: _noted(coverage, cases, events, some, subject.rules.eos),
+            drawn=None if greedy else Drawn(subject.rules.sampler, measured),
         ),
     )
     problems += [*_vacuous(subject, coverage), *fidelity.problems(), *claims.problems()]
     problems += [] if noise is None else too_many_ties(sequences, noise)
     own = _self_draft(session, subject, requests, noise) if subject.draft is not None else None
     problems += [] if own is None else own.problems()
-    sampled = None if subject.rules.sampler.law.greedy else _sampled(session, subject, requests, sequences)
-    if sampled is not None:
-        problems += _off_law(sampled)
+    sampled, off_law = (None, []) if greedy else _law(subject, requests, options.batch_size, measured)
+    problems += off_law
     info = session.info
     return Report(
         profile=session.profile.name,
@@ -98,7 +109,9 @@ def verify(
         problems=tuple(problems),
         noise=None if noise is None else asdict(noise),
         fidelity=_fidelity_json(fidelity, claims, own) if subject.drafts else None,
-        sampled=None if sampled is None else {"tests": [asdict(test) for test in sampled]},
+        sampled=sampled,
+        models=models,
+        reference_repeats=repeats,
         context=context(subject, requests, sequences),
         case=cases.smallest(session, subject, sequences, options.batch_size, noise),
     )
@@ -118,49 +131,33 @@ def _noted(
 def _self_draft(
     session: Session, subject: Subject, requests: Sequence[Request], noise: Noise | None
 ) -> Fidelity:
-    """The target as its own draft model: whatever it proposes has to be accepted."""
+    """The target as its own draft model, its head trimmed like the draft's: what it proposes has to be accepted."""
     params, lm = session.profile.drafter, session.target
+    kept = None if session.draft is None else session.draft.kept
+    draft = lm if kept is None else trimmed(lm, cut(lm, kept))
     itself = replace(
         subject,
-        make_drafter=lambda sampler: build_drafter(params, Parts(lm, lm, sampler, session.eos)),
-        draft=lm,
+        make_drafter=lambda sampler: build_drafter(params, Parts(lm, draft, sampler, session.eos)),
+        draft=draft,
     )
-    fidelity = Fidelity(itself, share=0, noise=None if noise is None else lambda: noise)
+    fidelity = Fidelity(itself, share=0, noise=None if noise is None else lambda: noise, itself=True)
     prompts, new = _SELF_DRAFTED
     few = [replace(one, max_new_tokens=min(one.max_new_tokens, new)) for one in requests[:prompts]]
     verify_greedy(itself, few, batch_size=1, noise=noise, audit=0, watchers=Watchers(drafter=fidelity.watch))
     return fidelity
 
 
-def _sampled(
-    session: Session, subject: Subject, requests: Sequence[Request], sequences: Sequence[SequenceReport]
-) -> list[Test]:
-    """Every emitted token against the law it has to come from.
+def _law(
+    subject: Subject, requests: Sequence[Request], batch_size: int, measured: SampledLaw
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Every emitted token against the law it has to come from; fresh seeds where that is borderline."""
 
-    In native numerics a token at the border of top-k, top-p or min-p may fall either way: nothing is tested then.
-    """
-    law = subject.rules.sampler.law
-    cut = law.top_k is not None or law.top_p is not None or law.min_p is not None
-    if subject.numerics == "native" and cut:
-        return []
-    measured = SampledLaw(session.profile.sampling.seed)
-    for request, one in zip(requests, sequences, strict=True):
-        if one.tokens:
-            follow(measured, subject, request, one.tokens)
-    return measured.tests()
+    def again(fresh: Sequence[Request]) -> SampledLaw:
+        more = SampledLaw(fresh[0].seed)
+        draw(subject, fresh, batch_size, Drawn(subject.rules.sampler, more))
+        return more
 
-
-def _off_law(tests: Sequence[Test]) -> Iterator[Problem]:
-    if not tests:
-        yield Problem(
-            Verdict.INCONCLUSIVE, "native noise at the border of top-k, top-p or min-p hides the sampled law"
-        )
-    for test in tests:
-        if test.rejected:
-            yield Problem(
-                Verdict.DISTRIBUTION,
-                f"{test.n} sampled tokens do not fit the law: {test.name} {test.stat:.3g}, p {test.p:.1e}",
-            )
+    return judge_law(measured, requests, again)
 
 
 def _fidelity_json(fidelity: Fidelity, claims: Claims, own: Fidelity | None) -> dict[str, Any]:
@@ -212,12 +209,11 @@ def _settings(session: Session, options: Options) -> dict[str, Any]:
     }
 
 
-def _unrepeatable(subject: Subject, request: Request) -> Iterator[Problem]:
+def _repeats(subject: Subject, request: Request) -> bool:
     """A reference that does not repeat itself bit for bit is none."""
     few = replace(request, max_new_tokens=min(request.max_new_tokens, 4))
     one, other = (decode_plainly(subject.target, few, subject.rules) for _ in range(2))
-    if [sight.digest for sight in one.sights] != [sight.digest for sight in other.sights]:
-        yield Problem(Verdict.INCONCLUSIVE, "the reference does not repeat itself on this machine")
+    return [sight.digest for sight in one.sights] == [sight.digest for sight in other.sights]
 
 
 def _vacuous(subject: Subject, coverage: Coverage) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from specctl.decode.draft import Draft, Row, Scored
 from specctl.decode.sampling import Law
 from specctl.decode.target import Target
+from specctl.equivalence.drawn import Drawn
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.sight import Sight, look
 from specctl.models.cache import SlotCache
@@ -34,10 +35,11 @@ class Snapshot:
 class Watched:
     """Stands in for a `Target`; the loop sees no difference.
 
-    `audit`: share of rounds rebuilt. Cached states of rows that left are kept in `caches`, by row index.
+    `audit`: share of rounds rebuilt. Cached states of rows that left are kept in `caches`, by row index. `drawn`
+    is given the tokens of a sampled run with their laws.
     """
 
-    def __init__(self, target: Target, law: Law, audit: float) -> None:
+    def __init__(self, target: Target, law: Law, audit: float, drawn: Drawn | None = None) -> None:
         self.lm = target.lm
         self.sights: dict[int, list[Sight]] = {}
         self.caches: dict[int, Layers] = {}
@@ -46,6 +48,7 @@ class Watched:
         self._target = target
         self._law = law
         self._audit = audit
+        self._drawn = drawn
         self._rounds = 0
         self._rows: Sequence[Row] = ()
         self._snapshot: Snapshot | None = None
@@ -62,12 +65,15 @@ class Watched:
         if chosen(self._rounds, self._audit):
             self._snapshot = _copy(self._target.cache, len(rows), draft.longest + 1)
         scored = self._target.score(rows, draft)
-        for row, logits, drafted in zip(rows, scored.logits, draft.tokens, strict=True):
+        for slot, (row, drafted) in enumerate(zip(rows, draft.tokens, strict=True)):
             seen = self.sights.setdefault(row.index, [])
             del seen[len(row.generated) :]
-            used = logits[: len(drafted) + 1]
+            used = scored.logits[slot, : len(drafted) + 1]
             scores = self._law.scores(used[None], [row.ids], [drafted])[0]
             seen.extend(look(one, law) for one, law in zip(used, scores, strict=True))
+            if self._drawn is not None:
+                self._drawn.settle(row)
+                self._drawn.scored(row, scores, draft, slot)
         return scored
 
     @property
@@ -97,6 +103,8 @@ class Watched:
         self._close_round()
         row = self._rows[slot]
         self._check_length(slot, row)
+        if self._drawn is not None:
+            self._drawn.settle(row)
         end = len(row.ids) - 1
         self.caches[row.index] = [
             tuple(tensor.clone() for tensor in tensors) for tensors in _row(self._target.cache, slot, end)

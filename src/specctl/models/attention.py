@@ -3,7 +3,8 @@
 Fused kernels pick their blocking by the number of queries, so a position's result changes with the length of
 the draft around it. Two plain matrix products and a softmax in float32 do not (measured; `models/numerics.py`
 tests it on each machine), as long as the sum over slots is cut at fixed places: beyond 1024 slots the product
-splits its sum by their number, and that is set by the longest row of the batch and the length of the draft.
+splits its sum by their number, and that is set by the longest row of the batch and the length of the draft. Nor
+may there be too few: a softmax over less than a vector register of slots adds them up in another order.
 Queries that share a key head are stacked, so keys and values are never repeated.
 """
 
@@ -11,11 +12,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad as padded
 from transformers import AttentionInterface
 
 NAME = "specctl_plain"
 
 _SLOTS_AT_ONCE = 512
+_FEWEST_SLOTS = 32
 
 
 def plain_attention(
@@ -56,6 +59,11 @@ def _attend(
 ) -> Tensor:
     n, heads, q, d = query.shape
     n_kv = key.shape[1]
+    missing = _FEWEST_SLOTS - key.shape[2]
+    if missing > 0:
+        key, value = padded(key, (0, 0, 0, missing)), padded(value, (0, 0, 0, missing))
+        hidden = torch.finfo(attention_mask.dtype).min
+        attention_mask = padded(attention_mask, (0, missing), value=hidden)
     stacked = (query * scaling).reshape(n * n_kv, heads // n_kv * q, d)
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     scores = torch.bmm(stacked, keys.transpose(1, 2))

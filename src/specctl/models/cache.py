@@ -189,6 +189,11 @@ class SlotCache(Cache):
         self.lengths.pop()
         self.pads.pop()
 
+    def clear(self) -> None:
+        """Close all rows. What was written stays, for a row that `commit`s it again."""
+        self.lengths.clear()
+        self.pads.clear()
+
     def swap(self, one: int, other: int) -> None:
         """Exchange two rows."""
         end = max(self.widths[one], self.widths[other])

@@ -96,7 +96,7 @@ def _fingerprint(lm: LM) -> str:
     facts = {
         "model": lm.config.to_json_string(use_diff=False),
         "dtype": str(lm.dtype),
-        "device": _device_name(lm.device),
+        "device": device_name(lm.device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "probes": _PROBES,
@@ -104,7 +104,8 @@ def _fingerprint(lm: LM) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """What tells this machine's arithmetic from another's."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()} {platform.node()}"

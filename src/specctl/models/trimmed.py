@@ -7,9 +7,10 @@ can draft with the copy and verify with the original. Source: Goel et al., "Voca
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,23 +37,28 @@ class Head:
 
 
 def cut(lm: LM, ids: Tensor) -> Head:
-    """The rows `ids` of a loaded model's head, copied."""
-    head = _output(lm)
-    bias = None if head.bias is None else head.bias.detach()[ids]
-    return Head(ids, head.weight.detach()[ids], bias)
+    """The rows `ids` of a loaded model's own head."""
+    head: Any = cast(Any, lm.module).get_output_embeddings()
+    return Head(ids, head.weight.detach()[ids], None if head.bias is None else head.bias.detach()[ids])
 
 
-def trimmed(lm: LM, head: Head) -> LM:
-    """`lm` with logits over the kept ids only; it shares all else, and `lm` itself keeps its head."""
-    k, hidden = head.weight.shape
-    rows = nn.Linear(hidden, k, bias=head.bias is not None, device="meta")
-    rows.weight = nn.Parameter(head.weight.to(lm.device, lm.dtype), requires_grad=False)
-    if head.bias is not None:
-        rows.bias = nn.Parameter(head.bias.to(lm.device, lm.dtype), requires_grad=False)
+def plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = nn.Parameter(bias, requires_grad=False)
+    return linear
+
+
+def trimmed(lm: LM, head: Head, make: Callable[[Tensor, Tensor | None], nn.Module] = plain_linear) -> LM:
+    """`lm` with logits over the kept ids only; it shares all else, and `lm` itself keeps its head.
+
+    `make` turns weight and bias into the layer, quantised for instance.
+    """
+    weight = head.weight.to(lm.device, lm.dtype)
+    bias = None if head.bias is None else head.bias.to(lm.device, lm.dtype)
     module = shallow_copy(lm.module)
-    full = _output(lm)
-    name = next(name for name, part in module.named_children() if part is full)
-    module._modules[name] = rows
+    module._modules["lm_head"] = make(weight, bias)
     return LM(module, lm.name, lm.row_floor, head.ids.to(lm.device))
 
 
@@ -94,7 +100,7 @@ def _read(folder: Path) -> tuple[Head, dict[str, str]]:
     """A file that agrees with itself."""
     path = folder / FILE
     if not path.is_file():
-        _refuse(folder, f"has no `{FILE}`")
+        raise ModelFileError(f"there is no file `{path}`", hint="make it with `specctl trim`")
     found = read_header(path)
     if not {"ids", "weight"} <= found.keys() or found["ids"].dtype != "I64":
         _refuse(folder, "lacks the map from its rows to token ids")
@@ -118,7 +124,7 @@ def map_digest(ids: Tensor, tokenizer: str) -> str:
 
 
 def _check_rows(folder: Path, head: Head, lm: LM, vocab_size: int) -> None:
-    full = _output(lm)
+    full: Any = lm.module.lm_head
     ids = head.ids
     if ids.dim() != 1 or not len(ids) or head.weight.shape != (len(ids), full.weight.shape[1]):
         _refuse(folder, f"does not have the shape of the head of `{lm.name}`")
@@ -133,10 +139,6 @@ def _check_rows(folder: Path, head: Head, lm: LM, vocab_size: int) -> None:
             same = torch.equal(mine.to(theirs.device, theirs.dtype), theirs.detach()[ids.to(theirs.device)])
         if not same:
             _refuse(folder, f"has other rows than the head of `{lm.name}`")
-
-
-def _output(lm: LM) -> Any:
-    return lm.module.get_output_embeddings()  # type: ignore[operator]
 
 
 def _refuse(folder: Path, what: str) -> NoReturn:

@@ -13,10 +13,11 @@ class Part(BaseModel):
 
 
 class Method(Part):
-    """What every method's settings have. `uses_draft`: it needs a model besides the target; `drafts_itself`: it
-    drafts with a copy of the target."""
+    """What every method's settings have. `uses_draft`: it needs a model besides the target; `takes_draft`: it uses
+    one where there is one; `drafts_itself`: it drafts with a copy of the target, unless it has taken a draft."""
 
     uses_draft: ClassVar[bool] = False
+    takes_draft: ClassVar[bool] = False
     drafts_itself: ClassVar[bool] = False
 
 
@@ -30,6 +31,7 @@ class DraftModelParams(Method):
     """A small model of the same family drafts; needs a pair with a draft, or `draft`."""
 
     uses_draft: ClassVar[bool] = True
+    takes_draft: ClassVar[bool] = True
     method: Literal["draft-model"]
     draft_tokens: int = Field(default=5, ge=1, le=64, description="most tokens drafted a round")
     min_confidence: float | None = Field(
@@ -45,7 +47,7 @@ class SelfParams(Method):
 
     drafts_itself: ClassVar[bool] = True
     method: Literal["self"]
-    draft_tokens: int = Field(default=4, ge=1, le=64, description="most tokens drafted a round")
+    draft_tokens: int = Field(default=5, ge=1, le=64, description="most tokens drafted a round")
     min_confidence: float | None = Field(
         default=None,
         ge=0,
@@ -84,6 +86,19 @@ class KangarooParams(Method):
     )
 
 
+class AutoParams(Method):
+    """Chooses each round how much to draft, and whether by lookup, by a model, or not at all.
+
+    The model is the pair's draft, or else the target's own weights; in 4 bits unless `draft` says otherwise.
+    """
+
+    takes_draft: ClassVar[bool] = True
+    drafts_itself: ClassVar[bool] = True
+    method: Literal["auto"]
+    draft_tokens: int = Field(default=12, ge=1, le=64, description="most tokens drafted a round")
+
+
 Drafter = Annotated[
-    NoneParams | DraftModelParams | SelfParams | NgramParams | KangarooParams, Field(discriminator="method")
+    NoneParams | DraftModelParams | SelfParams | NgramParams | KangarooParams | AutoParams,
+    Field(discriminator="method"),
 ]

@@ -27,7 +27,7 @@ def merge(profile: Profile, overrides: dict[str, Any]) -> Profile:
     quantize = profile.draft.quantize if profile.draft else None
     if "pair" in overrides or "target" in overrides:
         data |= {"pair": None, "target": None, "draft": {"quantize": quantize} if quantize else None}
-    if "draft" in overrides and not profile.drafter.uses_draft:
+    if "draft" in overrides and not profile.drafter.takes_draft:
         data["drafter"] = {"method": "draft-model"}
     if "drafter.draft_tokens" in overrides and data["drafter"]["method"] == "none":
         raise RequestError("`--draft-tokens` is of no use to method `none`", hint="try `--profile ngram`")

@@ -140,10 +140,10 @@ def _disagreements(profile: Profile) -> list[tuple[tuple[str, ...], str]]:
     if drafter.uses_draft:
         if profile.pair is None and (profile.draft is None or profile.draft.model is None):
             found.append((("draft",), f"is missing; method `{drafter.method}` needs a draft model"))
-    elif drafter.drafts_itself:
+    elif drafter.drafts_itself and not drafter.takes_draft:
         if profile.draft is not None and profile.draft.model is not None:
             found.append((("draft", "model"), f"is of no use to method `{drafter.method}`"))
-    elif profile.draft is not None:
+    elif profile.draft is not None and not drafter.takes_draft:
         found.append((("draft",), f"is of no use to method `{drafter.method}`"))
     if isinstance(drafter, NgramParams) and drafter.min_ngram > drafter.max_ngram:
         found.append((("drafter", "min_ngram"), f"must be at most max_ngram ({drafter.max_ngram})"))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
-from specctl.models import trimmed
 from specctl.models.lm import LM
 from specctl.models.numerics import filled_cache
 from specctl.trim.calibration import Sample
@@ -33,37 +32,35 @@ class Costs:
         return draft_tokens * (self.body + self.head[size]) + self.verify
 
 
-def measure(target: LM, draft: LM, sizes: Sequence[int], draft_tokens: int, *, repeats: int = 7) -> Costs:
-    """Each head right after the layers before it, as in a step: on its own it would find its rows in the CPU's
+def measure(target: LM, drafts: dict[int, LM], draft_tokens: int, *, repeats: int = 7) -> Costs:
+    """`drafts` by the size of their heads, all else being shared.
+
+    Each head is timed right after a step of the smallest draft: on its own it would find its rows in the CPU's
     caches, where they never are while drafting.
     """
+    smallest = drafts[min(drafts)]
     generator = torch.Generator().manual_seed(0)
-    states = torch.randn(1, draft.row_floor, draft.config.hidden_size, generator=generator).to(
-        draft.device, draft.dtype
-    )
-    heads = {size: trimmed.cut(draft, torch.arange(size, device=draft.device)) for size in sizes}
-    cache = filled_cache(draft, [_CONTEXT], draft_tokens + draft.row_floor)
+    states = torch.randn(1, smallest.row_floor, smallest.config.hidden_size, generator=generator)
+    states = states.to(smallest.device, smallest.dtype)
+    cache = filled_cache(smallest, [_CONTEXT], draft_tokens + smallest.row_floor)
     judged = filled_cache(target, [_CONTEXT], draft_tokens + 1 + target.row_floor)
-    body: list[float] = []
-    head: dict[int, list[float]] = {size: [] for size in sizes}
+    step: list[float] = []
+    head: dict[int, list[float]] = {size: [] for size in drafts}
     verify: list[float] = []
     for _ in range(repeats + 1):
-        for size in sizes:
-            begun = perf_counter()
-            draft.segment(cache, [[0]], range(1), 0, draft.n_layers)
-            body.append(perf_counter() - begun)
-            head[size].append(_seconds(states, heads[size]))
-        begun = perf_counter()
-        target.forward(judged, [[0] * (draft_tokens + 1)], range(1))
-        verify.append(perf_counter() - begun)
+        for size, draft in drafts.items():
+            step.append(_seconds(lambda: smallest.forward(cache, [[0]], range(1))))
+            head[size].append(_seconds(partial(draft.module.get_submodule("lm_head"), states)))
+        verify.append(_seconds(lambda: target.forward(judged, [[0] * (draft_tokens + 1)], range(1))))
     middle = {size: statistics.median(times[1:]) for size, times in head.items()}
-    return Costs(statistics.median(body[len(sizes) :]), middle, statistics.median(verify[1:]))
+    body = statistics.median(step[len(drafts) :]) - middle[min(drafts)]
+    return Costs(body, middle, statistics.median(verify[1:]))
 
 
 @torch.no_grad()
-def _seconds(states: Tensor, head: trimmed.Head) -> float:
+def _seconds(what: Callable[[], object]) -> float:
     begun = perf_counter()
-    linear(states, head.weight, head.bias)
+    what()
     return perf_counter() - begun
 
 

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from specctl.models import trimmed
 from specctl.models.lm import LM
-from specctl.trim import costs, counts
+from specctl.models.quantize import Maker
+from specctl.trim import costs, counts, source
 from specctl.trim.calibration import Sample, by_category
 from specctl.trim.source import Source
 
@@ -35,9 +37,14 @@ class Point:
 
 def sizes_for(rows: int, least: int, chosen: int | None = None) -> list[int]:
     """The vocabulary and its halves, ascending; with a size of the user's own choice."""
-    halves = [rows >> step for step in range(8)]
-    wanted = {size for size in halves if size >= max(rows // _SMALLEST, least, 1)}
+    halves = [rounded(rows >> step, rows) for step in range(8)]
+    wanted = {size for size in halves if size >= max(rows // _SMALLEST, least)}
     return sorted(wanted | ({chosen} if chosen else set()))
+
+
+def rounded(size: int, rows: int) -> int:
+    """Up to a multiple of 64: matrix products like it, and 4-bit ones want it."""
+    return min(-(-size // 64) * 64, rows)
 
 
 def coverage(order: Tensor, samples: Sequence[Sample], sizes: Sequence[int], vocab_size: int) -> list[Point]:
@@ -57,18 +64,26 @@ def coverage(order: Tensor, samples: Sequence[Sample], sizes: Sequence[int], voc
     ]
 
 
+def variants(draft: LM, head: Source, order: Tensor, sizes: Sequence[int], make: Maker) -> dict[int, LM]:
+    """The draft with heads of these sizes; all else is shared. The rows come from disk: it may be quantised."""
+    return {size: trimmed.trimmed(draft, source.rows(head, counts.keep(order, size)), make) for size in sizes}
+
+
 def with_speed(
     points: Sequence[Point],
     order: Tensor,
     samples: Sequence[Sample],
-    models: tuple[LM, LM],
+    models: tuple[LM, LM, dict[int, LM]],
     sources: tuple[Source, Source],
     draft_tokens: int,
 ) -> list[Point]:
-    """The points with replayed acceptance, measured head time and what follows. Models are (target, draft)."""
-    target, draft = models
+    """The points with replayed acceptance, measured head time and what follows.
+
+    Models are target, draft with its whole head, and its variants; sources those of target and draft.
+    """
+    target, draft, by_size = models
     sizes = [point.size for point in points]
-    measured = costs.measure(target, draft, sizes, draft_tokens)
+    measured = costs.measure(target, by_size, draft_tokens)
     order = order.to(draft.device)
     replayed = [costs.hits(draft, one, order, sizes).tolist() for one in samples if one.prompt]
     found = []

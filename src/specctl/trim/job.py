@@ -15,7 +15,7 @@ from specctl.store import vocabulary
 from specctl.trim import calibration, counts, source, write
 from specctl.trim import export as export_map
 from specctl.trim.calibration import Sample
-from specctl.trim.curve import Point, coverage
+from specctl.trim.curve import Point, coverage, rounded
 from specctl.trim.source import Source
 
 
@@ -44,7 +44,7 @@ class Plan:
     def size_for(self, share: float) -> int:
         """Raises RequestError for a share no size reaches."""
         tally = counts.count((one.answer for one in self.held_out), self.target.rows)
-        return max(counts.size_for(self.judging, tally, share), len(self.must))
+        return rounded(max(counts.size_for(self.judging, tally, share), len(self.must)), self.rows)
 
 
 def plan(target: Path, draft: Path, samples: Sequence[Sample]) -> Plan:

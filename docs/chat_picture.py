@@ -1,0 +1,30 @@
+"""The chat as an SVG picture, drawn from a recording.
+
+python docs/chat_picture.py src/specctl/chat/demo.jsonl > docs/chat.svg
+"""
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+from specctl.chat import recording
+from specctl.chat.config import ChatConfig
+from specctl.tui.app import Workbench
+from specctl.tui.replay import ReplayScreen
+
+
+async def main() -> None:
+    screen = ReplayScreen(recording.read(Path(sys.argv[1])))
+    app = Workbench(lambda: screen, ChatConfig())
+    async with app.run_test(size=(120, 36)) as pilot:
+        await pilot.pause(0.5)
+        for _ in range(2):
+            await pilot.press("pageup")
+        await pilot.pause(0.5)
+        svg = app.export_screenshot(title="specctl chat")
+    sys.stdout.write(re.sub(r"terminal-\d+", "specctl-chat", svg))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

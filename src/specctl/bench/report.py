@@ -1,0 +1,118 @@
+"""A bench run as a value: the trials, and everything needed to take them again; as JSON and back."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from specctl.bench.summary import Summary, Weights, summarise
+from specctl.bench.trial import Trial
+from specctl.errors import RequestError
+from specctl.store.files import write_atomic
+
+SCHEMA = 1
+_MAX_BYTES = 256_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What was measured, on what, and how to do it again. `suite` and `models` carry SHA-256 sums."""
+
+    argv: list[str]
+    date: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    models: dict[str, str]
+    dtype: str
+    device: str
+    numerics: str
+    suite: dict[str, Any]
+    profiles: dict[str, Any]
+    repeats: int
+    max_new_tokens: int
+    seed: int
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Run:
+    """`complete` is False when the run was cut short; `trials` holds whole groups only.
+
+    `predicted`: speedups at batch 1 from cost curves and a trace, by contestant.
+    """
+
+    setup: Setup
+    baseline: str
+    weights: dict[str, Weights]
+    trials: list[Trial] = field(default_factory=list)
+    complete: bool = False
+    predicted: dict[str, float] = field(default_factory=dict)
+
+    def summaries(self) -> list[Summary]:
+        return summarise(self.trials, self.weights, self.baseline)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "bench",
+            "schema": SCHEMA,
+            "complete": self.complete,
+            "baseline": self.baseline,
+            "setup": asdict(self.setup),
+            "weights": {name: asdict(one) for name, one in self.weights.items()},
+            "summary": [one.to_json() for one in self.summaries()],
+            "predicted_speedup": self.predicted,
+            "trials": [one.to_json() for one in self.trials],
+        }
+
+
+def read(path: Path) -> Run:
+    """A report this module has written: the file, or the folder it is in. Raises RequestError."""
+    file = path / "bench.json" if path.is_dir() else path
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise ValueError("too large")
+        data = json.loads(file.read_bytes())
+        if data["kind"] != "bench" or data["schema"] != SCHEMA:
+            raise ValueError("another kind or schema")
+        return Run(
+            Setup(**data["setup"]),
+            data["baseline"],
+            {name: Weights(**one) for name, one in data["weights"].items()},
+            [Trial.from_json(one) for one in data["trials"]],
+            data["complete"],
+            data["predicted_speedup"],
+        )
+    except FileNotFoundError:
+        raise RequestError(f"there is no file `{file}`", hint="`bench -o DIR` writes one") from None
+    except OSError as error:
+        raise RequestError(f"cannot read `{file}`: {error.strerror}", hint="check the path") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise RequestError(
+            f"`{file}` is no report of `specctl bench`", hint="give a folder written with `bench -o`"
+        ) from None
+
+
+def write(folder: Path, run: Run) -> None:
+    """`bench.json` and `bench.csv`. Raises MachineError if the disk refuses."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(run.to_json(), indent=1, ensure_ascii=True) + "\n"
+    write_atomic(folder / "bench.json", text.encode())
+    write_atomic(folder / "bench.csv", _csv(run.trials).encode())
+
+
+def _csv(trials: list[Trial]) -> str:
+    """One line a trial; lists are joined with semicolons."""
+    out = io.StringIO()
+    rows = [{key: _cell(value) for key, value in one.to_json().items()} for one in trials]
+    writer = csv.DictWriter(out, list(rows[0]) if rows else ["contestant"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return ";".join(map(str, value)) if isinstance(value, tuple) else value

@@ -1,0 +1,130 @@
+"""What the panes show, as a fold over the events of one run: the same live, replayed and raced."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from specctl.decode.stats import Stats
+from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Started, Timed, Verified
+
+RECENT = 256
+"""Rounds kept for drawing. Figures count all of them."""
+
+
+@dataclass(slots=True)
+class Round:
+    """One row's round. `accepted` is None until the target has judged; `bonus` is its own token."""
+
+    row: int
+    number: int
+    pieces: tuple[str, ...]
+    accepted: int | None = None
+    bonus: str = ""
+
+
+class Run:
+    """Add the events of a run one by one; ask at any time. Memory does not grow with the figures, only the text."""
+
+    def __init__(self) -> None:
+        self.started: Started | None = None
+        self.stats = Stats()
+        self.recent: deque[Round] = deque(maxlen=RECENT)
+        self.chunks: dict[int, list[str]] = {}
+        self.reasons: dict[int, str] = {}
+        self.drafted_at: list[int] = []
+        self.forwards = 0
+        self.version = 0
+
+    def add(self, event: Event) -> None:
+        self.version += 1
+        self.stats.add(event)
+        match event:
+            case Started():
+                self.started = event
+            case Drafted():
+                self._drafted(event)
+            case Verified():
+                self._verified(event)
+            case Emitted():
+                self.chunks.setdefault(event.row, []).append(event.text)
+            case Timed():
+                self.forwards += 1
+            case Finished():
+                self.chunks.setdefault(event.row, []).append(event.text)
+                self.reasons[event.row] = event.reason
+
+    def _drafted(self, event: Drafted) -> None:
+        pieces = event.pieces or ("?",) * len(event.tokens)
+        self.recent.append(Round(event.row, event.round, pieces))
+        self.drafted_at += [0] * (len(event.tokens) - len(self.drafted_at))
+        for position in range(len(event.tokens)):
+            self.drafted_at[position] += 1
+
+    def _verified(self, event: Verified) -> None:
+        for one in reversed(self.recent):
+            if (one.row, one.number) == (event.row, event.round):
+                one.accepted, one.bonus = event.accepted, event.bonus_piece
+                return
+
+    def text(self, row: int = 0) -> str:
+        return "".join(self.chunks.get(row, ()))
+
+    @property
+    def seconds(self) -> float:
+        return self.stats.prefill_s + self.stats.decode_s
+
+    @property
+    def accepted_recently(self) -> list[int]:
+        """Accepted tokens of the last rounds that drafted or could have, oldest first."""
+        return [one.accepted for one in self.recent if one.accepted is not None]
+
+    @property
+    def accepted_at(self) -> list[int]:
+        """As `Stats.accepted_per_position`, one entry for each position that was ever drafted."""
+        found = self.stats.accepted_per_position
+        return [*found, *[0] * (len(self.drafted_at) - len(found))]
+
+    @property
+    def round_ms(self) -> tuple[float, float, float] | None:
+        """Mean milliseconds of a round: drafting, verifying, all of it."""
+        if not self.forwards:
+            return None
+        stats = self.stats
+        return tuple(1000 * s / self.forwards for s in (stats.draft_s, stats.verify_s, stats.decode_s))  # type: ignore[return-value]
+
+    @property
+    def estimated_speedup(self) -> float | None:
+        """Tokens a round over what it costs, if a plain step took as long as verifying does."""
+        stats = self.stats
+        if not stats.decode_s or not stats.verify_s:
+            return None
+        rows = self.started.rows if self.started else 1
+        plain_step = stats.verify_s / self.forwards / max(min(rows, len(self.chunks)), 1)
+        return stats.new_tokens / stats.decode_s * plain_step
+
+
+def timeline(events: Sequence[Event]) -> list[float]:
+    """When each event is out at true speed, in seconds from the start; the reader's own time is in none."""
+    times: list[float] = []
+    now = 0.0
+    begun = 0  # index of the first event of the open round
+    for index, event in enumerate(events):
+        if isinstance(event, Prefilled):
+            now += event.seconds
+            begun = index + 1
+        times.append(now)
+        if isinstance(event, Timed):
+            for i in range(begun, index + 1):
+                spent = event.draft_s if isinstance(events[i], Drafted) else event.round_s
+                times[i] = now + min(spent, event.round_s)
+            now += event.round_s
+            begun = index + 1
+    return times
+
+
+def rounds(events: Sequence[Event]) -> list[int]:
+    """Where a replay stops: the number of events seen after the start, each prefill, each round and the end."""
+    stops = [i + 1 for i, event in enumerate(events) if isinstance(event, Started | Timed)]
+    return stops if stops and stops[-1] == len(events) else [*stops, len(events)]

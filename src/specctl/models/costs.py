@@ -1,0 +1,204 @@
+"""What a forward costs here: seconds by tokens and rows, measured once for a model, dtype and machine.
+
+Decoding reads all weights for every forward, so a few more tokens are nearly free until arithmetic takes over.
+Where that happens decides how much drafting pays, and no rule of thumb knows it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from specctl import paths
+from specctl.errors import MachineError
+from specctl.models.cache import SlotCache
+from specctl.models.lm import LM
+from specctl.models.numerics import device_name
+from specctl.store.files import write_atomic
+
+CONTEXT = 256
+"""Slots in use while measuring."""
+
+_FAR = 768
+QUICK = {1: (1, 2, 3, 4, 5, 6, 8, 12, 16, 64)}
+THOROUGH = {
+    1: (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64),
+    2: (1, 2, 4, 8),
+    4: (1, 2, 4, 8),
+    8: (1, 2, 4, 8),
+}
+_ROUNDS = {False: 3, True: 7}
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Seconds of a forward, head and choice of the best token included, by rows and then tokens a row.
+
+    `prefill` is a token's share of reading a long prompt; `per_slot` is what one more slot of context adds.
+    """
+
+    points: Mapping[int, Mapping[int, float]]
+    prefill: float
+    per_slot: float = 0.0
+    thorough: bool = False
+
+    def seconds(self, tokens: float, rows: int = 1, context: int = CONTEXT) -> float:
+        """Between measured points a straight line; rows that were not measured count as that many more tokens."""
+        if rows in self.points:
+            base = _interpolate(self.points[rows], tokens)
+        else:
+            base = _interpolate(self.points[1], tokens * rows)
+        return base + self.per_slot * rows * (context - CONTEXT)
+
+    def reading(self, tokens: int, context: int = CONTEXT) -> float:
+        """Taking in tokens that are known, to have the logits behind the last one; many are read as a prompt is."""
+        if tokens <= max(self.points[1]):
+            return min(self.seconds(tokens, context=context), self._prefill(tokens, context))
+        return self._prefill(tokens, context)
+
+    def _prefill(self, tokens: int, context: int) -> float:
+        return self.prefill * (tokens - 1) + self.seconds(1, context=context)
+
+    def to_json(self) -> dict[str, Any]:
+        points = {str(rows): {str(q): s for q, s in some.items()} for rows, some in self.points.items()}
+        return {**asdict(self), "points": points}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Curve:
+        """Raises ValueError, KeyError, TypeError or AttributeError for anything else."""
+        points = {
+            int(rows): {int(q): float(s) for q, s in some.items()} for rows, some in data["points"].items()
+        }
+        if 1 not in points or not all(some and min(some.values()) > 0 for some in points.values()):
+            raise ValueError("no curve")
+        return cls(points, float(data["prefill"]), float(data["per_slot"]), bool(data["thorough"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Curves of target and draft model, and the seconds of a round that neither takes."""
+
+    target: Curve
+    draft: Curve | None = None
+    overhead: float = 0.0
+
+
+def of(target: LM, draft: LM | None, *, thorough: bool = False) -> Costs:
+    """What is remembered, or measured now."""
+    return Costs(curve(target, thorough=thorough), None if draft is None else curve(draft, thorough=thorough))
+
+
+def _interpolate(points: Mapping[int, float], at: float) -> float:
+    known = sorted(points)
+    if len(known) == 1:
+        return points[known[0]]
+    place = min(max(bisect_left(known, at), 1), len(known) - 1)
+    left, right = known[place - 1], known[place]
+    slope = (points[right] - points[left]) / (right - left)
+    return points[left] + slope * (max(at, known[0]) - left)
+
+
+def curve(lm: LM, *, thorough: bool = False, told: Callable[[str], None] = lambda text: None) -> Curve:
+    """The model's curve: remembered, or measured now. A thorough one serves both."""
+    known = _load_cache()
+    key = _fingerprint(lm)
+    with suppress(ValueError, KeyError, TypeError, AttributeError):
+        found = Curve.from_json(known[key])
+        if found.thorough or not thorough:
+            return found
+    told(f"measuring what a forward of {lm.name} costs")
+    measured = measure(lm, thorough=thorough)
+    _save_cache({**_load_cache(), key: measured.to_json()})
+    return measured
+
+
+def measure(lm: LM, *, thorough: bool) -> Curve:
+    """Medians over rounds that each visit every shape, so that a slow moment hits all of them alike."""
+    grid = THOROUGH if thorough else QUICK
+    most = max(rows * max(tokens) for rows, tokens in grid.items())
+    shapes = [(rows, q) for rows, tokens in grid.items() for q in tokens]
+    room = min(CONTEXT, max(lm.context_length // 4, 1))
+    far = min(_FAR, lm.context_length - most)
+    cache = _filled(lm, max(grid), room, most)
+    long_cache = _filled(lm, 1, far, 8) if far > 2 * room else None
+    for rows, q in shapes:
+        _time(lm, cache, rows, q)
+    times: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}
+    farther: list[float] = []
+    prefill: list[float] = []
+    for _ in range(_ROUNDS[thorough]):
+        prefill.append(_time_prefill(lm, cache, room))
+        for rows, q in shapes:
+            times[rows, q].append(_time(lm, cache, rows, q))
+        if long_cache is not None:
+            farther.append(_time(lm, long_cache, 1, 4))
+    points: dict[int, dict[int, float]] = {}
+    for (rows, q), some in times.items():
+        before = max(points.setdefault(rows, {}).values(), default=0.0)
+        points[rows][q] = max(median(some), before)  # more tokens never take less: a dip is noise
+    slope = (median(farther) - points[1][4]) / (far - room) if farther else 0.0
+    return Curve(points, median(prefill) / room, max(slope, 0.0), thorough)
+
+
+def _filled(lm: LM, rows: int, length: int, room: int) -> SlotCache:
+    """Rows whose slots hold something; what it is does not matter to the clock."""
+    cache = lm.new_cache()
+    cache.reserve(rows, length + room + lm.row_floor)
+    for row in range(rows):
+        cache.admit()
+        cache.commit(row, length)
+    return cache
+
+
+def _time(lm: LM, cache: SlotCache, rows: int, q: int) -> float:
+    tokens = [[(7 * column + 13) % lm.vocab_size for column in range(q)]] * rows
+    begun = perf_counter()
+    lm.forward(cache, tokens, range(rows)).argmax(dim=-1).tolist()
+    return perf_counter() - begun
+
+
+def _time_prefill(lm: LM, cache: SlotCache, length: int) -> float:
+    cache.truncate(0, 0)
+    begun = perf_counter()
+    lm.prefill(cache, 0, [(7 * column + 13) % lm.vocab_size for column in range(length)])
+    return perf_counter() - begun
+
+
+def _fingerprint(lm: LM) -> str:
+    facts: Sequence[Any] = (
+        lm.config.to_json_string(use_diff=False),
+        repr(lm.module),
+        str(lm.dtype),
+        str(lm.config._attn_implementation),
+        lm.row_floor,
+        device_name(lm.device),
+        torch.__version__,
+        torch.get_num_threads(),
+        [QUICK, THOROUGH],
+    )
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _load_cache() -> dict[str, Any]:
+    try:
+        known = json.loads((paths.cache_dir() / "costs.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _save_cache(known: dict[str, Any]) -> None:
+    path = paths.cache_dir() / "costs.json"
+    # Only a cache: where it cannot be written the next start measures again.
+    with suppress(OSError, MachineError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(known, indent=1).encode())

@@ -1,0 +1,360 @@
+"""The chat: a conversation, the panes beside it, and a thread that hands over events."""
+
+from __future__ import annotations
+
+from collections import deque
+from pathlib import Path
+from typing import ClassVar
+
+from textual import events, on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.screen import Screen
+from textual.widgets import Footer, OptionList, TextArea
+
+from specctl.chat import recording
+from specctl.chat.conversation import Conversation, Exchange
+from specctl.chat.engine import ContextFull, Engine, Ready
+from specctl.chat.fold import Run
+from specctl.cli.safe_text import safe_line
+from specctl.errors import SpecctlError
+from specctl.events import Event
+from specctl.profile import override
+from specctl.profile.schema import Profile, effective
+from specctl.tui import commands
+from specctl.tui.fetching import Fetching
+from specctl.tui.panes import Bar, Panes, Pulse
+from specctl.tui.picker import Picker
+from specctl.tui.prompt import Prompt
+from specctl.tui.talk import Answer, Talk
+
+UPDATES_PER_S = 15
+NARROW = 100
+
+
+class ChatScreen(Screen[None]):
+    """`path`: where the chat is kept, None for nowhere."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop", id="stop"),
+        Binding("ctrl+c", "interrupt", "Stop", id="interrupt", show=False, priority=True),
+        Binding("f1", "command('/help')", "Help", id="help"),
+        Binding("f2", "pane('#draft')", "Draft", id="pane.draft"),
+        Binding("f3", "pane('#acceptance')", "Acceptance", id="pane.acceptance"),
+        Binding("f4", "pane('#speed')", "Speed", id="pane.speed"),
+        Binding("ctrl+l", "command('/clear')", "Clear", id="clear", show=False),
+        Binding("ctrl+r", "command('/compare')", "Race", id="race"),
+    ]
+
+    def __init__(
+        self, engine: Engine, profile: Profile, path: Path | None, resumed: Conversation | None = None
+    ) -> None:
+        super().__init__()
+        self.engine = engine
+        self.base = self.profile = profile
+        self.path = path
+        self.talked = resumed or Conversation(system=profile.system)
+        self.ready: Ready | None = None
+        self.run_shown = Run()
+        self.baseline: float | None = None
+        self.busy = False
+        self.race_first = False
+        self.attempt = 0
+        self._stop = False
+        self._fetching = Fetching()
+        self._inbox: deque[Event] = deque()
+        self._queued: list[str] = []
+        self._answer: Answer | None = None
+        self._begun = False
+
+    def compose(self) -> ComposeResult:
+        yield Bar()
+        with Horizontal(id="body"):
+            yield Talk()
+            yield Panes()
+        yield Pulse()
+        yield OptionList(id="hints", markup=False)
+        yield Prompt()
+        yield Footer()
+
+    async def on_mount(self) -> None:
+        self.query_one(Prompt).focus()
+        for one in self.talked.exchanges:
+            await self.show_exchange(one)
+        self.set_interval(1 / UPDATES_PER_S, self._drain)
+        try:
+            missing = self.engine.missing(self.profile)
+        except SpecctlError as error:
+            await self._failed(error, None)
+            return
+        if missing:
+            self.app.push_screen(Picker(self.engine.offers(), self.profile.pair), self._picked)
+        else:
+            self.open_profile(self.profile)
+
+    async def _picked(self, pair: str | None) -> None:
+        if pair is None:
+            self._tell()
+            return
+        try:
+            self.base = (
+                override.merge(self.profile, {"pair": pair}) if pair != self.profile.pair else self.profile
+            )
+        except SpecctlError as error:
+            await self._failed(error, None)
+            return
+        self.open_profile(self.base)
+
+    def on_resize(self, event: events.Resize) -> None:
+        self.set_class(event.size.width < NARROW, "narrow")
+        self.set_class(event.size.height < 34, "low")
+
+    @property
+    def talk(self) -> Talk:
+        return self.query_one(Talk)
+
+    async def show_exchange(self, one: Exchange) -> None:
+        await self.talk.say(one.user, "user")
+        await (await self.talk.answer()).replace(one.answer)
+
+    async def say(self, text: str, kind: str = "notice") -> None:
+        await self.talk.say(text, kind)
+
+    # Models -----------------------------------------------------------------------------------------------------
+
+    @work(thread=True, exclusive=True, group="engine", exit_on_error=False)
+    def open_profile(self, profile: Profile) -> None:
+        """Loads a profile's models; the conversation stays."""
+        self._stop = False
+        self.call_later(self._begin_opening, profile)
+        try:
+            ready = self.engine.open(profile, self._fetching)
+            baseline = self.engine.baseline()
+        except Exception as error:
+            self.call_later(self._failed, error, None)
+            return
+        self.call_later(self._opened, profile, ready, baseline)
+
+    def _begin_opening(self, profile: Profile) -> None:
+        self.busy = True
+        self.query_one(Bar).tell(f"loading {profile.pair or profile.target} …")
+
+    async def _opened(self, profile: Profile, ready: Ready, baseline: float | None) -> None:
+        self.profile, self.ready, self.baseline = profile, ready, baseline
+        self.busy = False
+        self._tell()
+        for note in ready.notes:
+            await self.say(note)
+        self._next()
+
+    def _tell(self) -> None:
+        """The header: what is in force."""
+        if self.ready is None:
+            self.query_one(Bar).tell(self.profile.name, "no model is loaded: /profile chooses another")
+            return
+        ready = self.ready
+        names = f"{ready.target} + {ready.draft}" if ready.draft else ready.target
+        law = "exact" if ready.exact else "lossy: not the target's own law"
+        self.query_one(Bar).tell(self.profile.name, names, f"{ready.device} {ready.dtype}", law)
+
+    # Generating -------------------------------------------------------------------------------------------------
+
+    @on(Prompt.Sent)
+    async def _sent(self, message: Prompt.Sent) -> None:
+        text = message.text
+        word = text.lower()
+        if text.startswith("/") or word in ("exit", "quit"):
+            await commands.run(self, text if text.startswith("/") else "/quit")
+        elif self.busy or self.ready is None:
+            self._queued.append(text)
+            self.notify(f"{len(self._queued)} waiting", markup=False, timeout=2)
+        else:
+            await self.ask(text)
+
+    async def ask(self, text: str, attempt: int = 0) -> None:
+        """Sends a prompt to the model; the answer comes in by `_drain`."""
+        self.busy = True
+        self._stop = False
+        exchange = Exchange(text)
+        messages = self.talked.messages(text)
+        self.talked.exchanges.append(exchange)
+        await self.say(text, "user")
+        self._answer = await self.talk.answer()
+        self.talk.anchor()
+        self.run_shown = Run()
+        self._generate(messages, attempt)
+
+    @work(thread=True, exclusive=True, group="engine", exit_on_error=False)
+    def _generate(self, messages: list[dict[str, str]], attempt: int) -> None:
+        try:
+            for event in self.engine.reply(messages, attempt=attempt, cancelled=lambda: self._stop):
+                self._inbox.append(event)
+        except Exception as error:
+            self.call_later(self._failed, error, messages[-1]["content"])
+            return
+        self.call_later(self._finished)
+
+    async def _drain(self) -> None:
+        """Everything that came in since the last screen update, at once."""
+        if self._fetching.line():
+            self.query_one(Bar).tell(self._fetching.line())
+        if not self._inbox or self.talked.last is None:
+            return
+        text = ""
+        while self._inbox:
+            event = self._inbox.popleft()
+            self.run_shown.add(event)
+            self.talked.last.add(event)
+            text += getattr(event, "text", "")
+        if self._answer is not None:
+            await self._answer.add(text)
+        self.show_run()
+
+    def show_run(self) -> None:
+        if self.has_class("narrow"):
+            self.query_one(Pulse).show(self.run_shown, self.baseline)
+        self.query_one(Panes).show(self.run_shown, self.baseline)
+
+    async def _finished(self) -> None:
+        await self._drain()
+        if self._answer is not None:
+            await self._answer.close()
+        self.busy = False
+        reason = self.talked.last.reason if self.talked.last else None
+        if reason == "cancelled":
+            await self.say("stopped")
+        elif reason == "context":
+            await self.say("the context is full: /clear, or ask again to drop the oldest exchanges")
+        self._save()
+        if self.race_first:
+            self.race_first = False
+            await commands.run(self, "/compare")
+        self._next()
+
+    async def _failed(self, error: Exception, prompt: str | None) -> None:
+        """Says it, puts the prompt back in the box and goes on."""
+        await self._drain()
+        self.busy = False
+        self._queued.clear()
+        if prompt is not None:
+            self.talked.undo()
+            if self._answer is not None:
+                await self._answer.remove()
+            self.query_one(Prompt).fill(prompt)
+        if isinstance(error, ContextFull):
+            self.talked.left_out += error.drop
+            await self.say(
+                f"{error.message}; the oldest {error.drop} exchanges are left out from now on: send again"
+            )
+        elif isinstance(error, SpecctlError):
+            await self.say(error.message + (f" ({error.hint})" if error.hint else ""), "error")
+        else:
+            await self.say(f"this is a bug in specctl: {type(error).__name__}: {error}", "error")
+        self._tell()
+
+    def _next(self) -> None:
+        """Whatever waits: typed prompts first, then the baseline that is still missing."""
+        if self.busy or self.ready is None:
+            return
+        if self._queued:
+            self.call_later(self.ask, self._queued.pop(0))
+        elif self.baseline is None:
+            self._probe()
+
+    @work(thread=True, group="engine", exit_on_error=False)
+    def _probe(self) -> None:
+        self.busy, self._stop = True, False
+        try:
+            speed = self.engine.probe(lambda: self._stop or bool(self._queued))
+        except Exception as error:
+            self.call_later(self._failed, error, None)
+            return
+        self.call_later(self._probed, speed)
+
+    def _probed(self, speed: float | None) -> None:
+        self.busy = False
+        self.baseline = speed
+        self.show_run()
+        if speed is not None or self._queued:
+            self._next()
+
+    # Keys -------------------------------------------------------------------------------------------------------
+
+    def action_stop(self) -> None:
+        self._stop = True
+        self.query_one("#hints").remove_class("open")
+
+    def action_interrupt(self) -> None:
+        selected = self.get_selected_text()
+        if selected:
+            self.app.copy_to_clipboard(selected)
+        elif self.busy:
+            self._stop = True
+        else:
+            self.notify("Ctrl+Q quits", markup=False, timeout=3)
+
+    async def action_command(self, text: str) -> None:
+        await commands.run(self, text)
+
+    def action_pane(self, pane: str) -> None:
+        widget = self.query_one(pane)
+        if self.has_class("narrow"):
+            opened = self.has_class("open") and widget.display
+            for other in self.query_one(Panes).children:
+                other.display = other is widget
+            self.set_class(not opened, "open")
+        else:
+            widget.display = not widget.display
+        self.show_run()
+
+    # Completion -------------------------------------------------------------------------------------------------
+
+    @on(TextArea.Changed, "#prompt")
+    def _typed(self) -> None:
+        text = self.query_one(Prompt).text
+        hints = self.query_one("#hints", OptionList)
+        found = commands.completions(self, text) if text.startswith("/") and "\n" not in text else []
+        hints.clear_options()
+        hints.add_options([f"{text}  {help_}" for text, help_ in found])
+        hints.set_class(bool(found), "open")
+
+    @on(Prompt.Complete)
+    def _complete(self) -> None:
+        prompt = self.query_one(Prompt)
+        found = commands.completions(self, prompt.text) if prompt.text.startswith("/") else []
+        if found:
+            prompt.fill(found[0][0] + " ")
+
+    # Files ------------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Appends what is new to the chat's file."""
+        if self.path is None or self.talked.last is None:
+            return
+        if self._begun:
+            self.write(recording.exchange_lines(self.talked.last))
+            return
+        self._begun = True
+        lines = [recording.header(effective(self.profile), self.profile.name), {"system": self.talked.system}]
+        for one in self.talked.exchanges:
+            lines += recording.exchange_lines(one)
+        self.write(lines)
+
+    def write(self, lines: list[dict[str, object]]) -> None:
+        if self.path is None or not self._begun:
+            return
+        try:
+            recording.append(self.path, lines)
+        except SpecctlError as error:
+            self.path = None
+            self.notify(f"not saved: {safe_line(error.message)}", severity="warning", markup=False)
+
+    def start_anew(self, conversation: Conversation) -> None:
+        """Another conversation, kept in a file of its own."""
+        self.talked = conversation
+        self.run_shown = Run()
+        if self.path is not None:
+            self.path = recording.new_path()
+        self._begun = False
+        self.show_run()

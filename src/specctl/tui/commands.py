@@ -1,0 +1,290 @@
+"""The slash commands: a table of names, what they say of themselves, and what they do."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specctl.chat import recording
+from specctl.chat.conversation import Conversation, code_blocks, stats_of
+from specctl.decode.stats import Stats
+from specctl.errors import SpecctlError
+from specctl.profile import files, override, read
+from specctl.profile.schema import effective
+from specctl.tui import look
+
+if TYPE_CHECKING:
+    from specctl.tui.chat import ChatScreen
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`idle`: it has to wait for the end of an answer."""
+
+    hint: str
+    help: str
+    do: Callable[[ChatScreen, str], Awaitable[None]]
+    idle: bool = False
+
+
+async def run(screen: ChatScreen, text: str) -> None:
+    """Does what `/name argument` says; nothing that starts with a slash goes to the model."""
+    name, _, argument = text.strip().partition(" ")
+    name = {"/exit": "/quit", "/bye": "/quit", "/?": "/help"}.get(name, name)
+    command = COMMANDS.get(name)
+    if command is None:
+        near = [known for known in COMMANDS if known.startswith(name)]
+        if len(near) != 1:
+            await screen.say(f"there is no command {name}; /help lists them", "error")
+            return
+        command = COMMANDS[near[0]]
+    if command.idle and screen.busy:
+        await screen.say(f"{name} has to wait until the answer is done; Esc stops it")
+        return
+    try:
+        await command.do(screen, argument.strip())
+    except SpecctlError as error:
+        await screen.say(error.message + (f" ({error.hint})" if error.hint else ""), "error")
+    except OSError as error:
+        await screen.say(f"{error.strerror or error}", "error")
+
+
+def completions(screen: ChatScreen, text: str) -> list[tuple[str, str]]:
+    """Whole lines that `text` may become, with what they do."""
+    name, space, argument = text.partition(" ")
+    if not space:
+        return [(one, f"{c.hint}  {c.help}".strip()) for one, c in COMMANDS.items() if one.startswith(name)]
+    values: list[str] = []
+    if name == "/profile":
+        values = sorted({one.name for one in files.list_profiles()})
+    elif name == "/set":
+        values = [key for key, _, _ in override.origins(screen.base, screen.profile, ())]
+    elif name == "/load":
+        values = [path.stem for path in recording.list_sessions()[:50]]
+    return [(f"{name} {value}", "") for value in values if value.startswith(argument) and value != argument]
+
+
+async def _help(screen: ChatScreen, argument: str) -> None:
+    lines = [f"{name} {c.hint}".strip().ljust(26) + c.help for name, c in COMMANDS.items()]
+    keys = (
+        "Enter sends · Ctrl+J new line · Up/Down history · Esc or Ctrl+C stops · F2 F3 F4 panes · "
+        "Ctrl+R race · Ctrl+P palette · Ctrl+Q quits"
+    )
+    await screen.say("\n".join([*lines, "", keys]))
+
+
+async def _profile(screen: ChatScreen, name: str) -> None:
+    if not name:
+        names = sorted({one.name for one in files.list_profiles()})
+        await screen.say(f"profile {screen.profile.name}; there are {', '.join(names)}")
+        return
+    chosen = read.load(name)
+    if screen.ready is not None and chosen.pair != screen.profile.pair and chosen.drafter.uses_draft is False:
+        # Another drafter for the model one talks to; a profile that brings a draft brings its pair.
+        chosen = override.merge(chosen, _models_of(screen))
+    screen.base = chosen
+    screen.open_profile(chosen)
+
+
+def _models_of(screen: ChatScreen) -> dict[str, object]:
+    profile = screen.profile
+    return {"pair": profile.pair} if profile.pair else {"target": profile.target}
+
+
+_SECTIONS = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed"}
+
+
+async def _set(screen: ChatScreen, argument: str) -> None:
+    import yaml
+
+    key, _, text = argument.partition(" ")
+    if not text:
+        await screen.say("as in /set temperature 0.8; /settings shows all", "error")
+        return
+    if key in _SECTIONS:
+        key = f"sampling.{key}"
+    elif key in screen.profile.drafter.model_dump():
+        key = f"drafter.{key}"
+    if key.split(".")[0] not in effective(screen.profile):
+        await screen.say(f"there is no setting {key}; /settings shows all", "error")
+        return
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    screen.open_profile(override.merge(screen.profile, {key: value}))
+
+
+async def _settings(screen: ChatScreen, _: str) -> None:
+    lines = [f"{key} = {value}" for key, value, _ in override.origins(screen.base, screen.profile, ())]
+    await screen.say("\n".join(lines))
+
+
+async def _stats(screen: ChatScreen, argument: str) -> None:
+    last = screen.talked.last
+    if last is None:
+        await screen.say("nothing was generated yet")
+        return
+    stats = stats_of(last.events) if argument == "last" else screen.talked.stats()
+    plain = f" · plain decoding {screen.baseline:.1f} tokens/s" if screen.baseline else ""
+    await screen.say(_figures(stats) + plain)
+
+
+def _figures(stats: Stats) -> str:
+    parts = [f"{stats.new_tokens} tokens in {stats.rounds} rounds"]
+    if stats.tokens_per_s:
+        parts.append(f"{stats.tokens_per_s:.1f} tokens/s")
+    if stats.drafted:
+        parts.append(f"accepted {look.rate(stats.accepted, stats.drafted, stats.rounds)}")
+        parts.append(f"mean acceptance length {stats.mean_acceptance_length:.2f}")
+    return " · ".join([*parts, f"prompts read in {stats.prefill_s:.2f} s"])
+
+
+async def _compare(screen: ChatScreen, _: str) -> None:
+    from specctl.tui.race import RaceScreen
+
+    last = screen.talked.undo()
+    if last is None:
+        await screen.say("there is no prompt to race with yet")
+        return
+    messages = screen.talked.messages(last.user)
+    screen.talked.exchanges.append(last)
+    screen.app.push_screen(RaceScreen(screen.engine, messages, last.events))
+
+
+async def _retry(screen: ChatScreen, _: str) -> None:
+    last = await _take_back(screen)
+    if last:
+        screen.attempt += 1
+        await screen.ask(last, screen.attempt)
+
+
+async def _undo(screen: ChatScreen, _: str) -> None:
+    last = await _take_back(screen)
+    if last:
+        screen.query_one("#prompt").fill(last)  # type: ignore[attr-defined]
+
+
+async def _take_back(screen: ChatScreen) -> str | None:
+    last = screen.talked.undo()
+    if last is None:
+        await screen.say("there is nothing to take back")
+        return None
+    screen.write([{"undo": 1}])
+    await _redraw(screen)
+    return last.user
+
+
+async def _redraw(screen: ChatScreen) -> None:
+    await screen.talk.wipe()
+    for one in screen.talked.exchanges:
+        await screen.show_exchange(one)
+
+
+async def _clear(screen: ChatScreen, _: str) -> None:
+    screen.start_anew(Conversation(system=screen.talked.system))
+    await screen.talk.wipe()
+
+
+async def _system(screen: ChatScreen, text: str) -> None:
+    if text:
+        screen.talked.system = None if text == "none" else text
+        screen.write([{"system": screen.talked.system}])
+    await screen.say(f"system message: {screen.talked.system or 'none'}")
+
+
+async def _edit(screen: ChatScreen, _: str) -> None:
+    editor = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prompt.md"
+        path.write_text("", encoding="utf-8")
+        with screen.app.suspend():
+            subprocess.run([*editor, str(path)], check=False)
+        text = path.read_text(encoding="utf-8", errors="replace")
+    screen.query_one("#prompt").fill(text.strip())  # type: ignore[attr-defined]
+
+
+async def _save(screen: ChatScreen, name: str) -> None:
+    path = Path(name).expanduser() if name else recording.new_path()
+    if path.exists():
+        await screen.say(f"{path} exists; give another name", "error")
+        return
+    lines = [recording.header(effective(screen.profile), screen.profile.name)]
+    lines.append({"system": screen.talked.system})
+    for one in screen.talked.exchanges:
+        lines += recording.exchange_lines(one)
+    recording.append(path, lines)
+    await screen.say(f"saved to {path}")
+
+
+async def _load(screen: ChatScreen, name: str) -> None:
+    if not name:
+        names = [path.stem for path in recording.list_sessions()[:20]]
+        await screen.say("saved: " + (", ".join(names) or "none yet"))
+        return
+    found = recording.read(recording.find(name))
+    if found.profile is None:
+        from specctl.tui.replay import ReplayScreen
+
+        screen.app.push_screen(ReplayScreen(found))
+        return
+    screen.start_anew(found.conversation)
+    await _redraw(screen)
+
+
+async def _export(screen: ChatScreen, name: str) -> None:
+    path = Path(name or "chat.md").expanduser()
+    with path.open("x", encoding="utf-8") as file:
+        file.write(screen.talked.markdown())
+    await screen.say(f"written to {path}")
+
+
+async def _copy(screen: ChatScreen, what: str) -> None:
+    last = screen.talked.last
+    text = last.answer if last else ""
+    if what == "code":
+        text = next(code_blocks(text), "")
+    if not text:
+        await screen.say("there is nothing to copy")
+        return
+    screen.app.copy_to_clipboard(text)
+    await screen.say(f"{len(text)} characters copied, if the terminal allows it")
+
+
+async def _screenshot(screen: ChatScreen, name: str) -> None:
+    path = Path(name or "specctl.svg").expanduser()
+    with path.open("x", encoding="utf-8") as file:
+        file.write(screen.app.export_screenshot())
+    await screen.say(f"written to {path}")
+
+
+async def _quit(screen: ChatScreen, _: str) -> None:
+    screen.action_stop()
+    screen.app.exit()
+
+
+COMMANDS = {
+    "/help": Command("", "commands and keys", _help),
+    "/profile": Command("[NAME]", "show or switch the profile; the conversation stays", _profile, idle=True),
+    "/set": Command("KEY VALUE", "change a setting, such as temperature 0.8", _set, idle=True),
+    "/settings": Command("", "every setting in force", _settings),
+    "/stats": Command("[last]", "figures of the chat, or of the last answer", _stats),
+    "/compare": Command("", "race the last prompt against plain decoding", _compare, idle=True),
+    "/retry": Command("", "answer the last prompt again", _retry, idle=True),
+    "/undo": Command("", "take the last exchange back", _undo, idle=True),
+    "/clear": Command("", "a new conversation; the system message stays", _clear, idle=True),
+    "/system": Command("[TEXT|none]", "show or set the system message", _system),
+    "/edit": Command("", "write the prompt in $EDITOR", _edit),
+    "/save": Command("[FILE]", "write the chat, with all its rounds, to a file", _save),
+    "/load": Command("[NAME|FILE]", "go on with a saved chat, or replay a run", _load, idle=True),
+    "/export": Command("[FILE]", "write the conversation as Markdown", _export),
+    "/copy": Command("[code]", "copy the last answer, or its first code block", _copy),
+    "/screenshot": Command("[FILE]", "write the screen as SVG", _screenshot),
+    "/quit": Command("", "leave", _quit),
+}

@@ -1,0 +1,84 @@
+"""Where one types: several lines, a history, and completion of slash commands."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import TextArea
+
+from specctl.cli.safe_text import safe_text
+
+
+class Prompt(TextArea):
+    """Enter sends; Ctrl+J (and Shift+Enter, where the terminal can tell) begins a new line."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "send", "Send", id="send", priority=True),
+        Binding("ctrl+j,shift+enter", "newline", "New line", id="newline", show=False, priority=True),
+        Binding("up", "earlier", "Earlier", id="history.earlier", show=False),
+        Binding("down", "later", "Later", id="history.later", show=False),
+        Binding("tab", "complete", "Complete", id="complete", show=False, priority=True),
+        Binding("ctrl+d", "delete_or_quit", "Quit when empty", id="quit.empty", show=False),
+    ]
+
+    class Sent(Message):
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
+    class Complete(Message):
+        """Tab was pressed: put the best completion in."""
+
+    def __init__(self) -> None:
+        super().__init__(id="prompt", soft_wrap=True, placeholder="Ask something; / for commands")
+        self.sent: list[str] = []
+        self._at = 0
+
+    def fill(self, text: str) -> None:
+        self.load_text(safe_text(text))
+        self.move_cursor(self.document.end)
+
+    def action_send(self) -> None:
+        text = self.text.strip()
+        if not text:
+            return
+        self.sent.append(text)
+        self._at = len(self.sent)
+        self.load_text("")
+        self.post_message(self.Sent(text))
+
+    def action_newline(self) -> None:
+        self.insert("\n")
+
+    def action_complete(self) -> None:
+        self.post_message(self.Complete())
+
+    def action_delete_or_quit(self) -> None:
+        if self.text:
+            self.action_delete_right()
+        else:
+            self.app.exit()
+
+    def action_earlier(self) -> None:
+        if self.cursor_location[0] > 0:
+            self.action_cursor_up()
+        elif self._at > 0:
+            self._at -= 1
+            self.fill(self.sent[self._at])
+
+    def action_later(self) -> None:
+        if self.cursor_location[0] < self.document.line_count - 1:
+            self.action_cursor_down()
+        elif self._at < len(self.sent):
+            self._at += 1
+            self.fill(self.sent[self._at] if self._at < len(self.sent) else "")
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        """Pasted control characters are shown instead of kept."""
+        event.stop()
+        event.prevent_default()
+        if result := self._replace_via_keyboard(safe_text(event.text.replace("\r", "\n")), *self.selection):
+            self.move_cursor(result.end_location)

@@ -1,0 +1,280 @@
+"""The chat as one uses it: typed at, stopped, switched, narrowed; with an engine that is a script."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.widgets import Static
+from tui_scenes import SKY, ScriptedEngine, chat, send, settle, shown
+
+from specctl.chat import recording
+from specctl.chat.engine import ContextFull
+from specctl.errors import MachineError
+from specctl.tui.chat import ChatScreen
+from specctl.tui.commands import COMMANDS
+
+Scene = Callable[[Any, ChatScreen], Awaitable[None]]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONFIG", "DATA", "CACHE"):
+        monkeypatch.setenv(f"SPECCTL_{name}_DIR", str(tmp_path / name))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def play(engine: ScriptedEngine, scene: Scene, size: tuple[int, int] = (120, 36), **options: Any) -> str:
+    """Runs a scene to its end; returns what the screen shows then."""
+
+    async def run() -> str:
+        app, screen = chat(engine, **options)
+        async with app.run_test(size=size) as pilot:
+            await settle(pilot, screen)
+            await scene(pilot, screen)
+            await pilot.pause()
+            return shown(app)
+
+    return asyncio.run(run())
+
+
+def test_an_answer_comes_with_its_rounds_and_figures() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "Why is the sky blue?")
+
+    engine = ScriptedEngine()
+    text = play(engine, scene)
+    assert engine.asked == [[{"role": "user", "content": "Why is the sky blue?"}]]
+    assert "The sky is blue!" in text
+    assert "␣red ␣now ␣blue" in text
+    assert "0/2" in text
+    assert "3/5 accepted · 2.00 tokens a forward" in text
+    assert "2.00× plain" in text
+    assert "default · tiny · cpu bfloat16 · exact" in text
+
+
+def test_slower_than_plain_is_said_in_words() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "hello")
+
+    engine = ScriptedEngine()
+    engine.speed = 40.0
+    assert "slower than plain" in play(engine, scene)
+
+
+def test_a_narrow_terminal_has_two_lines_instead_of_panes() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "hello")
+
+    text = play(ScriptedEngine(), scene, size=(80, 24))
+    assert "3/5 accepted" in text
+    assert "╭─ Draft" not in text
+
+    async def opened(pilot: Any, screen: ChatScreen) -> None:
+        await scene(pilot, screen)
+        await pilot.press("f2")
+
+    assert "╭─ Draft" in play(ScriptedEngine(), opened, size=(80, 24))
+
+
+@pytest.mark.parametrize("key", ["escape", "ctrl+c"])
+def test_a_generation_stops_within_a_round(key: str) -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        screen.query_one("#prompt").load_text("hello")
+        await pilot.press("enter")
+        await pilot.press(key)
+        engine.go.set()
+        await settle(pilot, screen)
+        assert screen.talked.last is not None
+        assert screen.talked.last.reason == "cancelled"
+
+    engine = ScriptedEngine(SKY * 50, hold=True)
+    assert "stopped" in play(engine, scene)
+
+
+def test_what_is_typed_meanwhile_is_asked_next() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        for text in ("one", "two"):
+            screen.query_one("#prompt").load_text(text)
+            await pilot.press("enter")
+        assert len(engine.asked) <= 1
+        engine.go.set()
+        for _ in range(200):
+            await pilot.pause()
+            if len(engine.asked) == 2 and not screen.busy:
+                break
+        assert [asked[-1]["content"] for asked in engine.asked] == ["one", "two"]
+        assert engine.asked[1][1]["content"] == screen.talked.exchanges[0].answer
+
+    engine = ScriptedEngine(hold=True)
+    play(engine, scene)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MachineError("out of memory", hint="smaller"),
+        RuntimeError("[bold]broken[/nonsense"),
+        ValueError("\x1b[2J"),
+    ],
+)
+def test_a_failure_is_said_and_the_prompt_comes_back(error: Exception) -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "my question")
+        assert screen.query_one("#prompt").text == "my question"
+        assert screen.talked.exchanges == []
+        engine.error = None
+        await pilot.press("enter")
+        await settle(pilot, screen)
+        assert len(screen.talked.exchanges) == 1
+
+    engine = ScriptedEngine(error=error)
+    text = play(engine, scene)
+    assert "error: " in text
+    assert "\x1b" not in text
+
+
+def test_a_full_context_says_what_is_dropped() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "one")
+        await send(pilot, screen, "two")
+        engine.error = ContextFull(200, 100, 1)
+        await send(pilot, screen, "three")
+        assert "the oldest 1 exchanges are left out" in str(screen.query(".notice").last(Static).content)
+        engine.error = None
+        await pilot.press("enter")
+        await settle(pilot, screen)
+        assert [m["content"] for m in engine.asked[-1] if m["role"] == "user"] == ["two", "three"]
+
+    engine = ScriptedEngine()
+    play(engine, scene)
+
+
+def test_commands_never_go_to_the_model() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "one")
+        await send(pilot, screen, "/nonsense")
+        for name in (
+            "/help",
+            "/settings",
+            "/stats",
+            "/stats last",
+            "/profile",
+            "/load",
+            "/copy",
+            "/copy code",
+        ):
+            await send(pilot, screen, name)
+        await send(pilot, screen, "/system be brief")
+        await send(pilot, screen, "/retry")
+        await send(pilot, screen, "/export chat.md")
+        await send(pilot, screen, "/screenshot")
+        assert "be brief" in Path("chat.md").read_text()
+        assert Path("specctl.svg").read_text().startswith("<svg")
+        await send(pilot, screen, "/undo")
+        assert screen.query_one("#prompt").text == "one"
+        await send(pilot, screen, "/clear")
+        assert screen.talked.exchanges == []
+        assert screen.talked.system == "be brief"
+
+    engine = ScriptedEngine()
+    play(engine, scene)
+    assert [asked[-1]["content"] for asked in engine.asked] == ["one", "one"]
+    assert {"/help", "/profile", "/set", "/compare", "/edit", "/save", "/quit"} < set(COMMANDS)
+
+
+def test_a_switch_of_profile_keeps_the_conversation() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "one")
+        await send(pilot, screen, "/profile plain")
+        await send(pilot, screen, "/set temperature 0.5")
+        await send(pilot, screen, "/set temperature hot")
+        await send(pilot, screen, "two")
+
+    engine = ScriptedEngine()
+    text = play(engine, scene)
+    assert [one.name for one in engine.opened] == ["default", "plain", "plain"]
+    assert engine.opened[-1].sampling.temperature == 0.5
+    assert len(engine.asked[-1]) == 3
+    assert "error: " in text
+
+
+def test_the_race_finds_no_difference_in_equal_answers() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "one")
+        await pilot.press("ctrl+r")
+        for _ in range(50):
+            await pilot.pause()
+
+    rounds = [((), 0, " a"), ((), 0, " b")]
+    assert "1.00× plain decoding · no difference in 2 tokens" in play(ScriptedEngine(rounds), scene)
+    assert "first difference at token 1" in play(ScriptedEngine(), scene)
+
+
+def test_a_chat_is_kept_and_can_be_read_again(tmp_path: Path) -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        for text in ("one", "two", "/undo", "/clear", "/clear"):
+            await send(pilot, screen, text)
+
+    path = tmp_path / "chat.jsonl"
+    play(ScriptedEngine(), scene, path=path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    found = recording.read(path)
+    assert [one.user for one in found.conversation.exchanges] == ["one"]
+    assert found.conversation.exchanges[0].answer.strip() == "The sky is blue!"
+    assert len(found.conversation.exchanges[0].events) > 10
+
+
+def test_keys_can_be_given_others() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await pilot.press("f9")
+
+    assert "race the last prompt" in play(ScriptedEngine(), scene, keymap={"help": "f9"})
+    assert "race the last prompt" not in play(ScriptedEngine(), scene)
+
+
+def test_completion_by_tab() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await pilot.press("slash", "c", "o", "m")
+        await pilot.pause()
+        assert screen.query_one("#hints").has_class("open")
+        await pilot.press("tab")
+        assert screen.query_one("#prompt").text == "/compare "
+
+    play(ScriptedEngine(), scene)
+
+
+def test_with_nothing_on_disk_one_picks_a_pair() -> None:
+    async def run() -> str:
+        engine = ScriptedEngine()
+        engine.lacking = True
+        app, screen = chat(engine)
+        async with app.run_test(size=(100, 30)) as pilot:
+            await pilot.pause()
+            text = shown(app)
+            await pilot.press("enter")
+            await settle(pilot, screen)
+        assert engine.opened[0].pair == "smollm2-135m"
+        return text
+
+    text = asyncio.run(run())
+    assert "270 MB  on disk" in text
+    assert "size unknown  to fetch" in text
+
+
+def test_without_colour_the_verdicts_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "hello")
+        strips = screen._compositor.render_strips()
+        styles = {seg.text: seg.style for strip in strips for seg in strip if seg.style is not None}
+        assert styles["␣red"].strike
+        assert styles["␣blue"].bold
+        assert not styles["␣The"].strike
+
+    play(ScriptedEngine(), scene)
