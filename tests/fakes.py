@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from specctl.decode.accept import ACCEPTORS
-from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored
+from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, share_cache
 from specctl.decode.loop import Rules, decode
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
@@ -19,6 +19,7 @@ from specctl.drafters.draft_model import DraftModel
 from specctl.drafters.ngram import Ngram
 from specctl.events import Emitted, Event, Finished
 from specctl.models import attention
+from specctl.models.cache import SlotCache
 from specctl.models.costs import Costs, Curve
 from specctl.models.lm import LM
 from specctl.profile.drafters import DraftModelParams, NgramParams
@@ -279,6 +280,9 @@ class Spy:
         self.needs = frozenset(drafter.needs)
         self.rows: Sequence[Row] = []
         self.log: list[tuple[list[list[int]], Draft]] = []  # what rows had committed, and what was drafted
+
+    def share(self, cache: SlotCache) -> None:
+        share_cache(self.drafter, cache)
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self.drafter.begin(row, hidden)

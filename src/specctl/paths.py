@@ -38,6 +38,11 @@ def log_dir() -> Path:
     return cache_dir() / "log"
 
 
+def shipped_weights_dir() -> Path:
+    """Trained parts that are part of the package."""
+    return Path(__file__).resolve().parent / "weights"
+
+
 def shipped_profiles_dir() -> Path:
     """`_profiles` inside an installed wheel, `profiles/` at the root of a source tree."""
     package = Path(__file__).resolve().parent

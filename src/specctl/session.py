@@ -19,12 +19,14 @@ from specctl.decode.target import Kept, Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
+from specctl.models import adapter as adapters
 from specctl.models import costs, trimmed
 from specctl.models.cheap import cheapened
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
+from specctl.profile.drafters import KangarooParams
 from specctl.profile.schema import Profile
 
 __all__ = ["Message", "Request", "Session", "SessionInfo", "open_session"]
@@ -202,6 +204,8 @@ def open_session(
         target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
     draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
     note = None if native else _settle_numerics(target)
+    if draft is not None and draft.reads:
+        draft.row_floor = target.row_floor  # its states come from the target, so its drafts repeat as well
     info = SessionInfo(
         target=target_name,
         draft=None if draft is None else draft.name,
@@ -222,6 +226,8 @@ def _open_draft(
     profile: Profile, target: LM, target_dir: Path, folder: Path | None, name: str | None
 ) -> tuple[LM | None, str | None]:
     """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
+    if isinstance(profile.drafter, KangarooParams):
+        return _open_adapter(profile.drafter, target), None
     if profile.drafter.takes_draft and folder is not None:
         lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
     elif profile.drafter.drafts_itself:
@@ -232,6 +238,11 @@ def _open_draft(
         head = trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size)
         lm = trimmed.trimmed(lm, head)
     return cheapened(lm, profile.quantize)
+
+
+def _open_adapter(params: KangarooParams, target: LM) -> LM:
+    folder = Path(params.adapter) if params.adapter else adapters.shipped(target)
+    return adapters.readout(target, *adapters.read(folder, target))
 
 
 def _settle_numerics(target: LM) -> str | None:

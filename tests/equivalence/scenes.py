@@ -85,10 +85,13 @@ def subject(
     def with_model(sampler: Sampler) -> Drafter:
         return DraftModel(params, Parts(lm, draft, sampler, eos))
 
+    make = make_drafter or with_model
     return Subject(
         target=lm,
-        make_target=lambda slots, capacity: Target(lm, slots=slots, capacity=capacity),
-        make_drafter=make_drafter or with_model,
+        make_target=lambda slots, capacity: Target(
+            lm, slots=slots, capacity=capacity, captures=frozenset(make(sampler).needs)
+        ),
+        make_drafter=make,
         rules=Rules(ACCEPTORS[accept], sampler, eos, lm.context_length, render),
         name="toy",
         numerics="invariant",

@@ -19,6 +19,7 @@ from specctl.cli import (
     pull,
     replay,
     run,
+    train,
     trim,
     verify,
 )
@@ -55,6 +56,7 @@ app.add_typer(bench.app, rich_help_panel="Measure")
 app.command(rich_help_panel="Measure", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Make drafts better", epilog=trim.EXAMPLES)(trim.trim)
+app.add_typer(train.app, rich_help_panel="Make drafts better")
 app.command(rich_help_panel="Models", epilog=pull.EXAMPLES)(pull.pull)
 app.add_typer(models.app, rich_help_panel="Models")
 app.add_typer(profiles.app, rich_help_panel="Configure")

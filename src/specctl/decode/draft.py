@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from specctl.decode.sampling import Sampler
+from specctl.models.cache import SlotCache
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
 
@@ -114,6 +115,20 @@ class Drafter(Protocol):
         """A row is done; the last slot moves into its place."""
 
 
+@runtime_checkable
+class SharesCache(Protocol):
+    """A drafter that runs layers of the target: it writes above the committed slots of the target's own cache."""
+
+    def share(self, cache: SlotCache) -> None:
+        """The cache of the target it drafts for; told before the first row joins."""
+
+
+def share_cache(drafter: Drafter, cache: SlotCache) -> None:
+    """For the loop, and for whoever stands in for a drafter."""
+    if isinstance(drafter, SharesCache):
+        drafter.share(cache)
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a drafter may be built from; `costs` are measured where they are None and needed."""
@@ -129,6 +144,7 @@ _REGISTRY = {
     "none": "specctl.drafters.none:NoDrafter",
     "draft-model": "specctl.drafters.draft_model:DraftModel",
     "self": "specctl.drafters.draft_model:DraftModel",
+    "kangaroo": "specctl.drafters.kangaroo:Kangaroo",
     "ngram": "specctl.drafters.ngram:Ngram",
     "auto": "specctl.drafters.auto:Auto",
 }

@@ -14,7 +14,7 @@ from itertools import accumulate, islice
 from time import monotonic_ns, perf_counter
 
 from specctl.decode.accept import Acceptor
-from specctl.decode.draft import Draft, Drafter, Request, Row, Scored
+from specctl.decode.draft import Draft, Drafter, Request, Row, Scored, share_cache
 from specctl.decode.finish import Ending, Limits, Render, finish
 from specctl.decode.sampling import Sampler
 from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW, SCHEDULES, Schedule
@@ -53,6 +53,7 @@ def decode(
     `cancelled` is asked once a round. The caches are consistent with what was committed whenever an event is
     out, so the stream may be closed at any of them.
     """
+    share_cache(drafter, target.cache)
     schedule = SCHEDULES[rules.schedule](rules.batch_size, rules.window)
     waiting = deque(enumerate(requests))
     live: list[Row] = []

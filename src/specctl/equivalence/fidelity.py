@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored
+from specctl.decode.draft import Draft, Drafter, Row, Scored, share_cache
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.rescore import Rescorer
 from specctl.equivalence.subject import Subject
 from specctl.equivalence.watch import chosen
+from specctl.models.cache import SlotCache
 
 _Z = 5.0
 """Standard deviations between observed and expected acceptance: less than one false alarm in a million runs."""
@@ -180,6 +181,9 @@ class _Watched:
         self._draft = Draft([])
         self._histories: list[list[int]] = []
 
+    def share(self, cache: SlotCache) -> None:
+        share_cache(self._drafter, cache)
+
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._drafter.begin(row, hidden)
 
@@ -212,7 +216,11 @@ def fresh_draft(subject: Subject, row: Row, most: int) -> tuple[list[int], Tenso
     """What a drafter without a past proposes behind the row's committed tokens, and its laws `[k, vocab]`."""
     alone = Row(row.index, row.request, list(row.ids))
     drafter = subject.make_drafter(subject.rules.sampler)
-    hidden = subject.make_target(1, len(row.ids) + most + 1).admit(alone.ids) if drafter.needs else {}
+    hidden: dict[int, Tensor] = {}
+    if drafter.needs:
+        target = subject.make_target(1, len(row.ids) + most + 1)
+        hidden = target.admit(alone.ids)
+        share_cache(drafter, target.cache)
     drafter.begin(alone, hidden)
     draft = drafter.draft([alone], [most])
     return draft.tokens[0], None if draft.q is None else draft.q[0]

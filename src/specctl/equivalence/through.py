@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored
+from specctl.decode.draft import Draft, Drafter, Row, Scored, share_cache
 from specctl.models.cache import SlotCache
 
 
@@ -19,9 +19,7 @@ class Through:
 
     def share(self, cache: SlotCache) -> None:
         """The target's own cache, for a drafter that runs layers of the target."""
-        share = getattr(self._drafter, "share", None)
-        if share is not None:
-            share(cache)
+        share_cache(self._drafter, cache)
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._drafter.begin(row, hidden)

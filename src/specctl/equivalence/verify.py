@@ -90,7 +90,7 @@ def verify(
     )
     problems += [*_vacuous(subject, coverage), *fidelity.problems(), *claims.problems()]
     problems += [] if noise is None else too_many_ties(sequences, noise)
-    own = _self_draft(session, subject, requests, noise) if session.draft is not None else None
+    own = _self_draft(session, subject, requests, noise) if subject.draft is not None else None
     problems += [] if own is None else own.problems()
     sampled, off_law = (None, []) if greedy else _law(subject, requests, options.batch_size, measured)
     problems += off_law

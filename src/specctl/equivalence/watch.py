@@ -77,6 +77,10 @@ class Watched:
         return scored
 
     @property
+    def cache(self) -> SlotCache:
+        return self._target.cache
+
+    @property
     def widths(self) -> list[int]:
         return self._target.widths
 

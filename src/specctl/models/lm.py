@@ -27,12 +27,14 @@ class LM:
     `row_floor` > 1 keeps every forward on the same kernels: short inputs get dummy columns behind the real
     ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept` `[k]`: the ids its logits
     are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k then.
+    `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`).
     """
 
     module: nn.Module
     name: str
     row_floor: int = 1
     kept: Tensor | None = None
+    reads: int = 0
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     @property

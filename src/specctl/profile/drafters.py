@@ -67,6 +67,25 @@ class NgramParams(Method):
     )
 
 
+class KangarooParams(Method):
+    """The target's first layers and a small trained adapter draft; the other layers verify."""
+
+    method: Literal["kangaroo"]
+    adapter: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="folder of `specctl train`; null: the one shipped",
+    )
+    draft_tokens: int = Field(default=4, ge=1, le=64, description="most tokens drafted a round")
+    min_confidence: float | None = Field(
+        default=0.4,
+        ge=0,
+        le=1,
+        description="stop drafting after a token the adapter finds less likely than this",
+    )
+
+
 class AutoParams(Method):
     """Chooses each round how much to draft, and whether by lookup, by a model, or not at all.
 
@@ -80,5 +99,6 @@ class AutoParams(Method):
 
 
 Drafter = Annotated[
-    NoneParams | DraftModelParams | SelfParams | NgramParams | AutoParams, Field(discriminator="method")
+    NoneParams | DraftModelParams | SelfParams | NgramParams | KangarooParams | AutoParams,
+    Field(discriminator="method"),
 ]

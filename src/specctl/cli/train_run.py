@@ -1,0 +1,261 @@
+"""What `specctl train kangaroo` does once it is clear what is wanted: capture, probe exits, train, write."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import typer
+
+from specctl.cli import console, log, ready
+from specctl.cli.choice import Choice
+from specctl.cli.interrupt import Interrupt
+from specctl.cli.memory import out_of_memory
+from specctl.cli.status import StatusLine
+from specctl.errors import ExitCode, RequestError
+from specctl.models import adapter as adapters
+from specctl.models.adapter import Block, Shape
+from specctl.profile import override, read, yaml_file
+from specctl.store import fetch
+from specctl.training import capture, conversations, predict, shards
+from specctl.training.kangaroo import Kangaroo, frequent_tokens
+from specctl.training.loop import Ended, Evaluated, Figures, Settings, Split, Stepped, Trainer
+from specctl.trim import gather
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from specctl.session import Session
+
+_PROBED = (2, 3, 4, 6, 8)
+_PROBE_STEPS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """`exit_layer` None: chosen by short probes. `disk` in bytes."""
+
+    data: str
+    tokens: int
+    disk: int
+    batch_size: int
+    exit_layer: int | None
+    block: Block
+    vocabulary: int
+    settings: Settings
+
+
+def read_settings(path: Path | None) -> Settings:
+    """The loop's settings from a YAML file. Raises RequestError for fields it does not have."""
+    if path is None:
+        return Settings()
+    document = yaml_file.read(path)
+    known: dict[str, Any] = get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    if document.problems or not isinstance(document.value, dict):
+        what = document.problems[0].what if document.problems else "holds no settings"
+        raise RequestError(f"`{path}` {what}", hint=f"give `field: number` lines of {', '.join(known)}")
+    for name, value in document.value.items():
+        kind = known.get(name)
+        if kind is None or not isinstance(value, (int, float) if kind is float else int) or value < 0:
+            raise RequestError(f"`{path}`: `{name}` cannot be {value!r}", hint=f"fields: {', '.join(known)}")
+        values[name] = kind(value)
+    return Settings(**values)
+
+
+def open_target(typed: dict[str, Any], *, offline: bool, unasked: bool, quiet: bool) -> Session:
+    """The target to train for, decoding plainly; fetched where it is missing."""
+    profile = override.merge(read.load("plain"), typed)
+    pair = fetch.resolve(profile.pair or profile.target or "")
+    choice = Choice(profile.pair, pair.target, None)
+    folders = ready.find_or_fetch(choice, offline=offline, unasked=unasked, quiet=quiet)
+    log.library_noise_to_file()
+    with out_of_memory(profile, choice):
+        return ready.open_session(profile, choice, folders, "")
+
+
+def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: bool) -> None:
+    layers = session.target.n_layers
+    depths = [wish.exit_layer] if wish.exit_layer else [depth for depth in _PROBED if depth < layers]
+    with Interrupt() as interrupt:
+        view = _View(quiet=quiet or as_json)
+        try:
+            data = _captured(session, wish, depths, output / "states", interrupt.asked, view)
+            kept = _kept(session, data, wish.vocabulary)
+            depth = (
+                depths[0] if len(depths) == 1 else _probed(session, wish, depths, kept, data, output, view)
+            )
+            shape = Shape(depth, wish.block)
+            ended, figures, speed = _trained(session, wish, shape, kept, data, output, interrupt.asked, view)
+        finally:
+            view.status.hide()
+    if as_json:
+        console.document(
+            {"schema": 1, "path": str(output), "ended": ended.reason, "step": ended.step, **asdict(shape)}
+            | {"held_out": None if figures is None else asdict(figures), "predicted_speedup": speed}
+        )
+    else:
+        told = (
+            ""
+            if figures is None
+            else f", held-out top-1 {figures.top1:.1%}, acceptance {figures.acceptance:.1%}"
+        )
+        console.line(f"adapter behind layer {depth} in {output}{told}, predicted {speed:.2f} x plain here")
+    if ended.reason == "cancelled":
+        console.note("interrupted; the same command goes on from here", "plain")
+        raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+def _captured(
+    session: Session, wish: Wish, depths: list[int], folder: Path, cancelled: Callable[[], bool], view: _View
+) -> shards.Shards:
+    path = None if wish.data == "self" else Path(wish.data)
+    prompts = hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else "self"
+    about = capture.facts(session.target, depths, {"data": prompts, "seed": wish.settings.seed})
+    how: dict[str, Any] = {"batch_size": wish.batch_size, "cancelled": cancelled}
+    count = None
+    if path is None:
+        source: capture.Source = partial(conversations.self_written, session, seed=wish.settings.seed, **how)
+    else:
+        found = gather.entries(path)
+        count = len(found)
+        source = partial(_given, session, found, how)
+    steps = capture.capture(
+        session.target,
+        source,
+        folder,
+        about,
+        tokens=wish.tokens,
+        count=count,
+        budget=wish.disk,
+        cancelled=cancelled,
+    )
+    for step in steps:
+        view.captured(step, wish.tokens)
+    data = shards.Shards(folder, about)
+    if len(data) < 20:
+        raise RequestError(
+            f"{len(data)} conversations are too few to train on",
+            hint="capture more: `--tokens`, or more prompts",
+        )
+    return data
+
+
+def _given(
+    session: Session, found: list[gather.Entry], how: dict[str, Any], indices: list[int]
+) -> list[conversations.Conversation]:
+    """Conversations of a file: with its own answers where it has them, else the target's."""
+    asked: dict[int, tuple[int, ...]] = {}
+    made = []
+    for index in indices:
+        if not found[index].prompt:
+            continue
+        ids = session.encode(found[index].prompt, system=None, raw=not session.tokenizer.chat_template)
+        answer = found[index].answer
+        if answer is None:
+            asked[index] = ids
+        else:
+            tokens = session.tokenizer(answer, add_special_tokens=False).input_ids
+            made.append(conversations.Conversation(index, ids, tuple(tokens)))
+    return [*made, *conversations.answered(session, asked, **how)]
+
+
+def _kept(session: Session, data: shards.Shards, most: int) -> Tensor | None:
+    if not most or most >= session.target.vocab_size:
+        return None
+    texts = (data.sample(number, []).ids.tolist() for number in Split(data.lengths).train)
+    return frequent_tokens(texts, most, sorted(session.eos))
+
+
+def _probed(
+    session: Session,
+    wish: Wish,
+    depths: list[int],
+    kept: Tensor | None,
+    data: shards.Shards,
+    output: Path,
+    view: _View,
+) -> int:
+    """The exit whose short training promises most."""
+    promised: dict[int, float] = {}
+    for depth in depths:
+        few = replace(wish, settings=replace(wish.settings, steps=_PROBE_STEPS, evaluate_every=_PROBE_STEPS))
+        folder = output / "probes" / str(depth)
+        found = _trained(session, few, Shape(depth, wish.block), kept, data, folder, lambda: False, view)
+        promised[depth] = found[2]
+        console.note(f"exit {depth}: predicted {found[2]:.2f} x plain after {_PROBE_STEPS} steps", "plain")
+    return max(promised, key=lambda depth: promised[depth])
+
+
+def _trained(
+    session: Session,
+    wish: Wish,
+    shape: Shape,
+    kept: Tensor | None,
+    data: shards.Shards,
+    output: Path,
+    cancelled: Callable[[], bool],
+    view: _View,
+) -> tuple[Ended, Figures | None, float]:
+    lm = session.target
+    objective = Kangaroo(lm, shape, kept, data)
+    trainer = Trainer(objective, Split(data.lengths), wish.settings, output)
+    trainer.resume()
+    drafting = adapters.Adapter(lm, shape).to(lm.device, lm.dtype)
+    costs = predict.measure(lm, adapters.readout(lm, drafting, kept))
+    ended, figures = Ended(trainer.step, "done"), trainer.figures
+    for event in trainer.run(cancelled):
+        if isinstance(event, Stepped):
+            view.stepped(event, wish.settings.steps)
+        elif isinstance(event, Evaluated):
+            view.evaluated(event, predict.best(costs, event.figures.acceptance)[1])
+        else:
+            ended = event
+    figures = trainer.figures
+    speed = predict.best(costs, figures.acceptance)[1] if figures else 0.0
+    held = None if figures is None else asdict(figures)
+    made = {"steps": trainer.step, "positions": sum(data.lengths), "data": wish.data, **asdict(wish.settings)}
+    card = {"held_out": held, "predicted_speedup": speed, "costs_s": asdict(costs), "trained": made}
+    adapters.write(
+        output, lm, trainer.best, shape, kept, {**card, "command": shlex.join(["specctl", *sys.argv[1:]])}
+    )
+    return ended, figures, speed
+
+
+class _View:
+    """One status line, redrawn: what is being done, how well, how long it will take."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.status = StatusLine(under_text=False)
+        self._live = console.is_live(sys.stderr) and not quiet
+        self._last = ""
+        self._rate = 0.0
+
+    def captured(self, step: capture.Captured, wanted: int) -> None:
+        self._show(
+            f"capture · {step.conversations} conversations · {step.tokens:,} of {wanted:,} tokens"
+            f" · {step.bytes / 1e9:.2f} GB{' · disk budget reached' if step.full else ''}"
+        )
+
+    def stepped(self, event: Stepped, steps: int) -> None:
+        rate = event.tokens / event.seconds
+        self._rate = rate if not self._rate else 0.95 * self._rate + 0.05 * rate
+        left = round((steps - event.step) * event.seconds)
+        self._show(
+            f"step {event.step}/{steps} · loss {event.loss:.3f} · {self._rate:,.0f} tokens/s"
+            f" · ETA {left // 60}:{left % 60:02}{self._last}"
+        )
+
+    def evaluated(self, event: Evaluated, speed: float) -> None:
+        one = event.figures
+        self._last = f" · top-1 {one.top1:.1%} · acceptance {one.acceptance:.1%} · predicted {speed:.2f} x"
+
+    def _show(self, text: str) -> None:
+        if self._live:
+            self.status.show(text)

@@ -1,0 +1,130 @@
+"""Kangaroo: the target's own first layers and a small adapter draft; the other layers verify.
+
+Two early exits: out of the target after a few layers, and out of drafting after a token the drafter is unsure of.
+What the first layers computed while drafting is what verification goes on from, so they never run twice.
+Source: Liu et al., "Kangaroo", arXiv:2404.18911, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from specctl.decode.draft import Draft, Parts, Row, Scored
+from specctl.decode.noise import Place
+from specctl.models.cache import SlotCache
+from specctl.models.lm import PREFILL_CHUNK
+from specctl.models.trimmed import widen
+from specctl.profile.drafters import KangarooParams
+
+
+class Kangaroo:
+    """Drafts with the target's first layers, in the target's own cache, and an adapter with a cache of one layer.
+
+    Invariant between rounds: the adapter's cache and a row's `_pending` states are together one state for each
+    committed token but the last. A round's last drafted token never goes through the adapter in that round, so
+    after full acceptance its state is pending (the paper's adapter lag).
+    """
+
+    def __init__(self, params: KangarooParams, parts: Parts) -> None:
+        assert parts.draft is not None
+        self._params, self._target, self._adapter = params, parts.target, parts.draft
+        self._depth = parts.draft.reads
+        self.needs = frozenset({self._depth})
+        self._sampler, self._eos = parts.sampler, parts.eos
+        self._cache = self._adapter.new_cache()
+        self._shared: SlotCache | None = None
+        self._pending: list[list[Tensor]] = []  # a slot's states `[H]` the adapter has not seen
+        self._steps = 0  # tokens drafted this round, over all rows
+
+    def share(self, cache: SlotCache) -> None:
+        self._shared = cache
+
+    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
+        slot = self._cache.admit()
+        self._pending.append([])
+        capacity = len(row.ids) + row.request.max_new_tokens + self._params.draft_tokens
+        self._cache.reserve(slot + 1, min(capacity, self._target.context_length) + self._adapter.row_floor)
+        if self._depth in hidden:
+            for chunk in torch.split(hidden[self._depth], PREFILL_CHUNK, dim=1):
+                self._adapter.segment(self._cache, chunk, range(slot, slot + 1), 0, self._adapter.n_layers)
+                self._cache.commit(slot, chunk.shape[1])
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        room = [min(most, self._params.draft_tokens) for most in budget]
+        active = [most > 0 for most in room]
+        drafts: list[list[int]] = [[] for _ in rows]
+        laws: list[Tensor] = []
+        states = [self._shallow([row.ids[-1] for row in rows], 0)]
+        self._steps = 0
+        while any(active):
+            scores = self._scores(self._read_out(states[-1]), rows, drafts)
+            places = [Place(row.request.seed, len(row.ids) + self._steps) for row in rows]
+            chosen, q = self._sampler.draft_tokens(scores, places)
+            if q is not None:
+                laws.append(q)
+            self._steps += 1
+            tokens, sure = chosen.tolist(), self._sure(scores)
+            for b, token in enumerate(tokens):
+                if active[b]:
+                    # An unsure token stays in the draft: dropping it after a look would bias sampling.
+                    drafts[b].append(token)
+                    active[b] = sure[b] and token not in self._eos and len(drafts[b]) < room[b]
+            states.append(self._shallow(tokens, self._steps))
+        q = torch.stack(laws, dim=1) if laws else None
+        return Draft(drafts, q, torch.cat(states, dim=1), self._depth)
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        states = scored.hidden[self._depth]
+        for slot, n in enumerate(accepted):
+            seen = min(n + 1, self._steps)
+            self._cache.commit(slot, seen)
+            self._pending[slot].extend(states[slot, seen : n + 1])
+
+    def swap(self, one: int, other: int) -> None:
+        self._cache.swap(one, other)
+        self._pending[one], self._pending[other] = self._pending[other], self._pending[one]
+
+    def drop(self, slot: int) -> None:
+        self._cache.release(slot)
+        self._pending[slot] = self._pending[-1]
+        self._pending.pop()
+
+    def _shallow(self, tokens: Sequence[int], offset: int) -> Tensor:
+        """The target's first layers over a token a row, `offset` above what is committed; `[n, 1, H]`."""
+        assert self._shared is not None
+        columns = [[token] for token in tokens]
+        return self._target.segment(self._shared, columns, range(len(columns)), 0, self._depth, offset=offset)
+
+    def _read_out(self, state: Tensor) -> Tensor:
+        """The adapter's logits `[n, head]` behind the newest state `[n, 1, H]` of each row."""
+        rows = range(len(state))
+        if self._steps:
+            logits = self._adapter.segment(self._cache, state, rows, 0, None, offset=self._steps)
+            return logits[:, -1]
+        late = [torch.stack(states) if states else state[0, :0] for states in self._pending[: len(rows)]]
+        width = max(map(len, late)) + 1
+        fed = [
+            torch.cat([known, new, new.expand(width - 1 - len(known), -1)])
+            for known, new in zip(late, state, strict=True)
+        ]
+        logits = self._adapter.segment(self._cache, torch.stack(fed), rows, 0, None)
+        for slot, known in enumerate(late):
+            self._cache.commit(slot, len(known))
+            self._pending[slot] = []
+        last = torch.tensor([len(known) for known in late], device=logits.device)
+        return logits[torch.arange(len(rows), device=logits.device), last]
+
+    def _scores(self, logits: Tensor, rows: Sequence[Row], drafts: Sequence[list[int]]) -> Tensor:
+        if logits.shape[-1] < self._target.vocab_size:
+            logits = widen(logits, self._adapter.kept, self._target.vocab_size)
+        histories = [row.ids + draft for row, draft in zip(rows, drafts, strict=True)]
+        return self._sampler.law.scores(logits[:, None], histories, [[] for _ in rows])[:, 0]
+
+    def _sure(self, scores: Tensor) -> list[bool]:
+        if not self._params.min_confidence:
+            return [True] * len(scores)
+        return cast(list[bool], (scores.softmax(dim=-1).amax(dim=-1) >= self._params.min_confidence).tolist())

@@ -1,0 +1,190 @@
+"""Early-exit adapters: what turns a target's hidden state after a few layers into a draft (Kangaroo).
+
+One trained block, a norm and the target's own frozen head, whole or trimmed. Source: Liu et al., "Kangaroo",
+arXiv:2404.18911, section 3. The block is a copy of a layer of the target, so head shape and RoPE are the target's.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from specctl import paths
+from specctl.errors import MissingError, ModelFileError, RequestError
+from specctl.models import trimmed
+from specctl.models.lm import LM
+from specctl.models.views import shallow_copy
+from specctl.store.files import write_atomic
+from specctl.store.safetensors_screen import read_header
+
+FILE = "kangaroo.safetensors"
+CARD = "card.json"
+FORMAT = "specctl-kangaroo-1"
+
+Block = Literal["attention", "layer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """`depth`: layers of the target below the adapter; `block`: the paper's attention alone, or a whole layer."""
+
+    depth: int
+    block: Block
+
+
+class Attention(nn.Module):
+    """The paper's adapter: pre-norm self-attention with a residual, no MLP."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.input_layernorm = layer.input_layernorm
+        self.self_attn = layer.self_attn
+
+    def forward(self, hidden_states: Tensor, **passed: Any) -> Tensor:
+        mixed, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **passed)
+        return hidden_states + cast(Tensor, mixed)
+
+
+class Adapter(nn.Module):
+    """The trained part. It starts as a copy of the target's last layer and final norm."""
+
+    def __init__(self, lm: LM, shape: Shape) -> None:
+        super().__init__()
+        if not 0 < shape.depth < lm.n_layers:
+            raise RequestError(
+                f"exit layer {shape.depth} is not inside `{lm.name}`",
+                hint=f"it has {lm.n_layers} layers: choose 1 to {lm.n_layers - 1}",
+            )
+        base = _base(lm)
+        layer = copy.deepcopy(base.layers[-1])
+        if shape.block == "attention" and not (
+            hasattr(layer, "input_layernorm") and hasattr(layer, "self_attn")
+        ):
+            raise RequestError(
+                f"the layers of `{lm.name}` have no norm before attention to build an adapter of",
+                hint="use `block: layer`",
+            )
+        layer.self_attn.layer_idx = 0
+        self.shape = shape
+        self.block = Attention(layer) if shape.block == "attention" else layer
+        self.norm = copy.deepcopy(base.norm)
+
+
+def readout(lm: LM, adapter: Adapter, kept: Tensor | None = None) -> LM:
+    """The adapter as a model of one layer over hidden states, with the target's head or its rows `kept` `[k]`.
+
+    Call `segment(cache, states, rows, 0, None)`; its cache has one layer.
+    """
+    base = shallow_copy(_base(lm))
+    base._modules["layers"] = nn.ModuleList([adapter.block])
+    base._modules["norm"] = adapter.norm
+    config: Any = copy.copy(base.config)
+    config.num_hidden_layers = 1
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = config.layer_types[-1:]
+    base.config = config
+    module = shallow_copy(lm.module)
+    module._modules[str(lm.module.base_model_prefix)] = base
+    module.config = config
+    whole = LM(module, f"adapter of {lm.name}", lm.row_floor)
+    view = whole if kept is None else trimmed.trimmed(whole, trimmed.cut(lm, kept))
+    view.reads = adapter.shape.depth
+    return view
+
+
+def fingerprint(lm: LM) -> str:
+    """Which weights these are, by 64 numbers of every tensor: the same in bfloat16 and wider."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(lm.module.named_parameters()):
+        flat = parameter.detach().flatten()
+        some = flat[:: max(flat.numel() // 64, 1)].to("cpu", torch.bfloat16).view(torch.int16)
+        digest.update(f"{name} {tuple(parameter.shape)} ".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write(
+    folder: Path,
+    lm: LM,
+    tensors: Mapping[str, Tensor],
+    shape: Shape,
+    kept: Tensor | None,
+    card: dict[str, Any],
+) -> None:
+    """An adapter's state dict and its card, in the target's dtype."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {name: tensor.detach().to("cpu", lm.dtype).contiguous() for name, tensor in tensors.items()}
+    if kept is not None:
+        stored["kept"] = kept.to("cpu", torch.int32)
+    facts = {"format": FORMAT, "target": fingerprint(lm), "shape": json.dumps(asdict(shape))}
+    write_atomic(folder / FILE, save(stored, metadata=facts))
+    text = json.dumps(
+        {**asdict(shape), "target": {"name": lm.name, "fingerprint": facts["target"]}, **card}, indent=2
+    )
+    write_atomic(folder / CARD, text.encode() + b"\n")
+
+
+def read(folder: Path, lm: LM) -> tuple[Adapter, Tensor | None]:
+    """The adapter in `folder` for `lm`, and the ids its head is trimmed to.
+
+    Raises ModelFileError unless it is whole and was trained on these very weights: on others it drafts nonsense,
+    which costs speed and shows nowhere else.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        _refuse(folder, f"has no `{FILE}`")
+    read_header(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"cannot read `{path}`: {error}") from error
+    if facts.get("format") != FORMAT:
+        _refuse(folder, "is not a Kangaroo adapter of this version of specctl")
+    if facts.get("target") != fingerprint(lm):
+        _refuse(folder, f"was trained on another target than `{lm.name}`")
+    kept = tensors.pop("kept", None)
+    try:
+        adapter = Adapter(lm, Shape(**json.loads(facts["shape"])))
+        adapter.load_state_dict(tensors)
+    except (RuntimeError, KeyError, TypeError, ValueError, RequestError) as error:
+        raise ModelFileError(f"the adapter `{folder}` does not fit `{lm.name}`: {error}") from error
+    if kept is not None and not _ascending(kept, lm.vocab_size):
+        _refuse(folder, "keeps tokens the target does not have")
+    return adapter.to(lm.device, lm.dtype).eval(), None if kept is None else kept.long()
+
+
+def shipped(lm: LM) -> Path:
+    """The folder of the adapter that comes with specctl for these weights. Raises MissingError."""
+    mine = fingerprint(lm)
+    for card in sorted(paths.shipped_weights_dir().glob(f"kangaroo/*/{CARD}")):
+        if json.loads(card.read_text(encoding="utf-8"))["target"]["fingerprint"] == mine:
+            return card.parent
+    raise MissingError(
+        f"no Kangaroo adapter is shipped for `{lm.name}`",
+        hint="train one with `specctl train kangaroo` and give it as `drafter.adapter`",
+    )
+
+
+def _ascending(kept: Tensor, vocab_size: int) -> bool:
+    if kept.dim() != 1 or not len(kept) or bool((kept[1:] <= kept[:-1]).any()):
+        return False
+    return 0 <= int(kept[0]) <= int(kept[-1]) < vocab_size
+
+
+def _base(lm: LM) -> Any:
+    return getattr(lm.module, str(lm.module.base_model_prefix))
+
+
+def _refuse(folder: Path, what: str) -> NoReturn:
+    raise ModelFileError(f"the adapter `{folder}` {what}", hint="train one with `specctl train kangaroo`")

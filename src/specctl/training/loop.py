@@ -1,0 +1,198 @@
+"""The one training loop: seeded batches, AdamW, evaluation, checkpoints that resume bit for bit, early stop.
+
+What is learnt is an `Objective`, one file each. What a person sees is a stream of events.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from specctl.store.files import write_atomic
+
+CHECKPOINT = "checkpoint.safetensors"
+_WINDOW = 8
+"""Batches whose samples are sorted by length together: little padding, and still random batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`batch` in samples; a step is one batch. `patience`: evaluations without a better acceptance."""
+
+    steps: int = 1000
+    batch: int = 8
+    learning_rate: float = 1e-3
+    warmup: int = 50
+    evaluate_every: int = 100
+    patience: int = 6
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Held-out: share of equal top-1 tokens, expected acceptance (the mean of sum min(p, q)), loss."""
+
+    top1: float
+    acceptance: float
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    step: int
+    loss: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    step: int
+    figures: Figures
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """`reason` is `done`, `early` or `cancelled`."""
+
+    step: int
+    reason: str
+
+
+TrainEvent = Stepped | Evaluated | Ended
+
+
+class Objective(Protocol):
+    """What is trained, and on what. Sample numbers are indices into data the objective knows."""
+
+    module: nn.Module
+
+    def loss(self, samples: Sequence[int]) -> tuple[Tensor, int]:
+        """The mean loss of a batch, and its number of trained positions."""
+
+    def measure(self, samples: Sequence[int]) -> Figures:
+        """Held-out figures of these samples."""
+
+
+@dataclass(slots=True)
+class Split:
+    """Sample numbers and their lengths in tokens; every twentieth sample is held out."""
+
+    lengths: list[int]
+
+    @property
+    def held_out(self) -> list[int]:
+        return list(range(0, len(self.lengths), 20))
+
+    @property
+    def train(self) -> list[int]:
+        return [number for number in range(len(self.lengths)) if number % 20]
+
+    def batch(self, step: int, size: int, seed: int) -> list[int]:
+        """The batch of a step: a function of its arguments alone, so that a resumed run meets the same ones."""
+        numbers = self.train
+        per_epoch = max(len(numbers) // size, 1)
+        epoch, place = divmod(step, per_epoch)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+        order = [numbers[i] for i in torch.randperm(len(numbers), generator=generator).tolist()]
+        window = place // _WINDOW * _WINDOW
+        pool = order[window * size : min(window + _WINDOW, per_epoch) * size]
+        pool.sort(key=lambda number: self.lengths[number])
+        inside = place - window
+        return pool[inside * size : (inside + 1) * size]
+
+
+class Trainer:
+    """An objective with its optimiser state. `best` and `figures` are those of the best evaluation so far."""
+
+    def __init__(self, objective: Objective, split: Split, settings: Settings, folder: Path) -> None:
+        self.objective, self.split, self.settings, self.folder = objective, split, settings, folder
+        self.step, self.stale = 0, 0
+        self.figures: Figures | None = None
+        self._named = dict(objective.module.named_parameters())
+        self._optimiser = torch.optim.AdamW(self._named.values(), betas=(0.9, 0.95), weight_decay=0.01)
+        self.best = {name: tensor.detach().clone() for name, tensor in self._named.items()}
+
+    def run(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[TrainEvent]:
+        """Train until done, stale or cancelled; checkpoints at every evaluation and at the end."""
+        while self.step < self.settings.steps and self.stale < self.settings.patience and not cancelled():
+            yield self._one_step()
+            if self.step % self.settings.evaluate_every == 0 or self.step == self.settings.steps:
+                yield self._evaluate()
+                self.save()
+        reason = "early" if self.stale >= self.settings.patience else "done"
+        self.save()
+        yield Ended(
+            self.step, reason if reason == "early" or self.step == self.settings.steps else "cancelled"
+        )
+
+    def _one_step(self) -> Stepped:
+        begun = perf_counter()
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate()
+        loss, tokens = self.objective.loss(
+            self.split.batch(self.step, self.settings.batch, self.settings.seed)
+        )
+        self._optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self._named.values(), 1.0)
+        self._optimiser.step()
+        self.step += 1
+        return Stepped(self.step, float(loss.detach()), tokens, perf_counter() - begun)
+
+    def _rate(self) -> float:
+        """Linear warm-up, then a cosine to a twentieth."""
+        wish = self.settings
+        if self.step < wish.warmup:
+            return wish.learning_rate * (self.step + 1) / wish.warmup
+        part = (self.step - wish.warmup) / max(wish.steps - wish.warmup, 1)
+        return wish.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * part)))
+
+    def _evaluate(self) -> Evaluated:
+        with torch.no_grad():
+            figures = self.objective.measure(self.split.held_out)
+        better = self.figures is None or figures.acceptance > self.figures.acceptance
+        self.stale = 0 if better else self.stale + 1
+        if better:
+            self.figures = figures
+            self.best = {name: tensor.detach().clone() for name, tensor in self._named.items()}
+        return Evaluated(self.step, figures, better)
+
+    def save(self) -> None:
+        """Everything a resumed run needs, in one file."""
+        tensors = {f"now.{name}": tensor.detach() for name, tensor in self._named.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        for name, tensor in self._named.items():
+            state = self._optimiser.state.get(tensor, {})
+            tensors |= {f"{key}.{name}": value for key, value in state.items()}
+        best = astuple(self.figures) if self.figures else ()
+        tensors["progress"] = torch.tensor([self.step, self.stale, *best], dtype=torch.float64)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / CHECKPOINT, save({k: v.contiguous() for k, v in tensors.items()}))
+
+    def resume(self) -> bool:
+        """Go on from the folder's checkpoint; False if there is none."""
+        path = self.folder / CHECKPOINT
+        if not path.is_file():
+            return False
+        tensors = load_file(path)
+        with torch.no_grad():
+            for name, parameter in self._named.items():
+                parameter.copy_(tensors[f"now.{name}"])
+                self.best[name] = tensors[f"best.{name}"]
+                if f"step.{name}" in tensors:
+                    keys = ("step", "exp_avg", "exp_avg_sq")
+                    self._optimiser.state[parameter] = {key: tensors[f"{key}.{name}"] for key in keys}
+        step, stale, *best = tensors["progress"].tolist()
+        self.step, self.stale = int(step), int(stale)
+        self.figures = Figures(*best) if best else None
+        return True

@@ -1,0 +1,225 @@
+"""Kangaroo: exact output whatever the adapter is worth, and every draft kept when it is perfect by construction."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fakes import Spy, ask, plain_tokens, prompts, run, shared_lm, tiny_lm, tiny_module
+from specctl.decode.draft import Parts, Row, Scored
+from specctl.decode.sampling import Law, Sampler
+from specctl.decode.target import Target
+from specctl.drafters.kangaroo import Kangaroo
+from specctl.errors import MissingError, ModelFileError, RequestError
+from specctl.events import Verified
+from specctl.models import adapter as adapters
+from specctl.models.adapter import Adapter, Shape
+from specctl.models.lm import LM
+from specctl.profile.drafters import KangarooParams
+
+HOT = Law(temperature=1.0)
+SHAPE = Shape(2, "attention")
+
+
+def drafter(
+    lm: LM,
+    *,
+    shape: Shape = SHAPE,
+    kept: torch.Tensor | None = None,
+    law: Law | None = None,
+    accept: str = "greedy",
+    eos: frozenset[int] = frozenset(),
+    adapter: Adapter | None = None,
+    **params: Any,
+) -> Kangaroo:
+    sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
+    adapter = adapter or Adapter(lm, shape).double().eval()
+    settings = KangarooParams(method="kangaroo", **{"draft_tokens": 4, "min_confidence": 0.0, **params})
+    return Kangaroo(settings, Parts(lm, adapters.readout(lm, adapter, kept), sampler, eos))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("confidence", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("draft_tokens", [1, 2, 6])
+def test_output_is_plain_decodings(draft_tokens: int, confidence: float, batch_size: int) -> None:
+    one = Spy(drafter(shared_lm(), draft_tokens=draft_tokens, min_confidence=confidence))
+    tokens, _, _ = run(shared_lm(), one, ask(5), batch_size=batch_size)
+    assert [tuple(row) for row in tokens] == list(plain_tokens())
+    longest = max(draft.longest for _, draft in one.log)
+    assert longest == (1 if confidence == 1.0 else draft_tokens)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "mistral", "gemma2", "gemma3_text", "olmo2"])
+def test_other_families(kind: str) -> None:
+    one = drafter(shared_lm(kind), shape=Shape(3, "layer"))
+    tokens, _, _ = run(shared_lm(kind), one, ask(5), batch_size=2)
+    assert [tuple(row) for row in tokens] == list(plain_tokens(kind))
+
+
+@pytest.mark.parametrize("row_floor", [2, 4])
+def test_dummy_rows_change_nothing(row_floor: int) -> None:
+    lm = LM(shared_lm().module, "floored", row_floor=row_floor)
+    tokens, _, _ = run(lm, drafter(lm), ask(5), batch_size=3)
+    assert [tuple(row) for row in tokens] == list(plain_tokens())
+
+
+def test_a_trimmed_head_drafts_kept_tokens_only() -> None:
+    kept = torch.arange(0, 48, 3)
+    one = Spy(drafter(shared_lm(), kept=kept))
+    tokens, _, _ = run(shared_lm(), one, ask(5), batch_size=2)
+    assert [tuple(row) for row in tokens] == list(plain_tokens())
+    assert {token % 3 for _, draft in one.log for row in draft.tokens for token in row} == {0}
+
+
+def test_coupled_samples_are_plain_samplings() -> None:
+    one = drafter(shared_lm(), law=HOT, accept="coupled")
+    tokens, _, _ = run(shared_lm(), one, ask(5), batch_size=3, law=HOT, accept="coupled")
+    assert [tuple(row) for row in tokens] == list(plain_tokens(law=HOT, accept="coupled"))
+
+
+# The perfect adapter ---------------------------------------------------------------------------------------------
+
+
+def shallow_lm(depth: int) -> LM:
+    """A model whose layers from `depth` on add nothing: the state after them is the last one."""
+    module = tiny_module()
+    with torch.no_grad():
+        for layer in module.model.layers[depth:]:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+    return LM(module, "shallow")
+
+
+def perfect(lm: LM, depth: int) -> Adapter:
+    """Adds nothing either, and has the target's own norm."""
+    adapter = Adapter(lm, Shape(depth, "attention")).double().eval()
+    with torch.no_grad():
+        adapter.block.self_attn.o_proj.weight.zero_()
+    return adapter
+
+
+class Checked(Spy):
+    """Checks the cache identities each round: target s, adapter and what is pending s."""
+
+    lagged = 0
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        super().observe(rows, scored, accepted)
+        inner: Any = self.drafter
+        for slot, row in enumerate(rows):
+            pending = len(inner._pending[slot])
+            committed = inner._cache.lengths[slot] + pending
+            assert committed == inner._shared.lengths[slot] == len(row.ids) - 1
+            self.lagged += pending == 1
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_a_perfect_adapters_drafts_are_all_kept(k: int) -> None:
+    lm = shallow_lm(2)
+    one = Checked(drafter(lm, adapter=perfect(lm, 2), draft_tokens=k))
+    rounds = 4
+    asked = ask(3, (k + 1) * rounds)
+    tokens, _, events = run(lm, one, asked, batch_size=2)
+    plain, _, _ = run(lm, None, asked)
+    assert tokens == plain
+    verdicts = [event for event in events if isinstance(event, Verified)]
+    assert len(verdicts) == 3 * rounds
+    assert all(event.accepted == event.drafted == k for event in verdicts)
+    assert one.lagged > 3
+
+
+def test_planted_forgotten_lag_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that never reaches the adapter puts all later ones at wrong places."""
+
+    def forgetful(self: Kangaroo, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        for slot, n in enumerate(accepted):
+            self._cache.commit(slot, min(n + 1, self._steps))
+
+    lm = shallow_lm(2)
+    one = Checked(drafter(lm, adapter=perfect(lm, 2), draft_tokens=3))
+    monkeypatch.setattr(Kangaroo, "observe", forgetful)
+    with pytest.raises(AssertionError):
+        run(lm, one, ask(1, 12))
+
+
+def test_nothing_is_drafted_behind_the_end_of_sequence() -> None:
+    lm = shallow_lm(2)
+    answer = run(lm, None, ask(1, 12))[0][0]
+    eos = frozenset({answer[2]})
+    one = Spy(drafter(lm, adapter=perfect(lm, 2), draft_tokens=6, eos=eos))
+    tokens, reasons, _ = run(lm, one, ask(1, 12), eos=eos)
+    assert tokens[0] == answer[: answer.index(answer[2]) + 1]
+    assert reasons == ["stop"]
+    assert len(one.log) == 1
+
+
+def test_first_layers_never_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_lm()
+    one = drafter(lm, draft_tokens=3)
+    calls: list[str] = []
+    monkeypatch.setattr(LM, "forward", lambda *passed, **named: calls.append("whole"))
+    target = Target(lm, slots=1, capacity=64, captures=one.needs)
+    tokens, _, _ = run(lm, one, ask(1, 12), target=target)
+    assert len(tokens[0]) == 12
+    assert not calls
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", ["attention", "layer"])
+def test_an_adapter_comes_back_as_it_was(tmp_path: Path, block: Any) -> None:
+    lm = tiny_lm()
+    made = Adapter(lm, Shape(2, block)).double()
+    adapters.write(tmp_path, lm, made.state_dict(), made.shape, torch.tensor([3, 5, 9]), {})
+    read, kept = adapters.read(tmp_path, lm)
+    assert read.shape == made.shape
+    assert kept is not None
+    assert kept.tolist() == [3, 5, 9]
+    assert all(torch.equal(a, b) for a, b in zip(made.parameters(), read.parameters(), strict=True))
+
+
+def test_the_wrong_target_is_refused(tmp_path: Path) -> None:
+    lm, other = tiny_lm(), tiny_lm(seed=1)
+    made = Adapter(lm, Shape(2, "layer"))
+    adapters.write(tmp_path, lm, made.state_dict(), made.shape, None, {})
+    with pytest.raises(ModelFileError, match="another target"):
+        adapters.read(tmp_path, other)
+    wider = copy.copy(lm)
+    wider.module = copy.deepcopy(lm.module).float()
+    adapters.read(tmp_path, wider)  # the same weights in another format
+
+
+def test_files_that_are_no_adapter_are_refused(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    with pytest.raises(ModelFileError, match="has no"):
+        adapters.read(tmp_path, lm)
+    made = Adapter(lm, Shape(2, "layer"))
+    for kept in ([5, 3], [3, 48], []):
+        adapters.write(tmp_path, lm, made.state_dict(), made.shape, torch.tensor(kept), {})
+        with pytest.raises(ModelFileError, match="keeps tokens"):
+            adapters.read(tmp_path, lm)
+    tensors = dict(list(made.state_dict().items())[1:])
+    adapters.write(tmp_path, lm, tensors, made.shape, None, {})
+    with pytest.raises(ModelFileError, match="does not fit"):
+        adapters.read(tmp_path, lm)
+
+
+def test_exits_outside_the_model_are_refused() -> None:
+    for depth in (0, 4):
+        with pytest.raises(RequestError, match="not inside"):
+            Adapter(shared_lm(), Shape(depth, "layer"))
+
+
+def test_none_is_shipped_for_unknown_weights() -> None:
+    with pytest.raises(MissingError, match="is shipped"):
+        adapters.shipped(shared_lm())
+
+
+def test_prompts_of_one_token() -> None:
+    assert 1 in {len(one) for one in prompts(5)}  # what the tests above rely on
