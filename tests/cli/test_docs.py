@@ -51,7 +51,9 @@ def test_a_shown_command_is_taken(cli: Cli, command: str, monkeypatch: pytest.Mo
     done = cli(*_words(command))
     if done.code == ExitCode.REQUEST:
         # What the command speaks of need not be here; that it is taken is the point.
-        assert re.match(r"error: (there is no (file|chat)|cannot read|`[^`]*` exists|no such file)", done.err), done.err
+        assert re.match(
+            r"error: (there is no (file|chat)|cannot read|`[^`]*` exists|no such file)", done.err
+        ), done.err
 
 
 def test_a_wrong_command_would_be_seen(cli: Cli) -> None:
