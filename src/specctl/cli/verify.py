@@ -131,6 +131,8 @@ def _profiles(ctx: typer.Context, name: str, every: bool) -> tuple[list[Profile]
         try:
             profile = override.merge(read.load(one.name), typed)
             choice.choose(profile)
+            if profile.drafter.method == "kangaroo" and "target" in typed:
+                raise RequestError("its adapter belongs to another target")
             found.append(profile)
         except RequestError as error:
             skipped[one.name] = error.message
