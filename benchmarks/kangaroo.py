@@ -2,8 +2,8 @@
 
     python benchmarks/kangaroo.py QUESTIONS.jsonl [--per-category 2] [--new-tokens 64] [--confidence 0.2 0.4 0.6]
 
-Prints, for each category and threshold: ratio to plain, equal answers, acceptance by place in the draft, and the share
-of time outside the models' forwards.
+Prints, for each category and threshold: ratio to plain, equal answers, acceptance by place in the draft, and the
+share of time outside the models' forwards.
 """
 
 from __future__ import annotations
