@@ -6,8 +6,8 @@
     python benchmarks/batches.py memory PAIR QUESTIONS.jsonl [--count 1000]
 
 METHOD is a profile, or `scripted`: a drafter that costs nothing and is right with probability `--right` a token.
-Run `--method plain --batch-sizes 1` first: it is what equality is counted against, and what `scripted` reads. Each
-`run` appends its measurements to FILE, so that a table can be made in pieces; `show` prints the table, medians
+Run `--method plain --batch-sizes 1` first: it is what equality is counted against, and what `scripted` reads.
+Each `run` appends its measurements to FILE, so that a table can be made in pieces; `show` prints the table, medians
 where something was measured more than once. Prompts are of mixed lengths, limits 24 to 64 tokens. Run it with
 everything else idle.
 """

@@ -19,8 +19,7 @@ async def main() -> None:
     app = Workbench(lambda: screen, ChatConfig())
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.pause(0.5)
-        for _ in range(2):
-            await pilot.press("pageup")
+        await pilot.press("pageup")
         await pilot.pause(0.5)
         svg = app.export_screenshot(title="specctl chat")
     sys.stdout.write(re.sub(r"terminal-\d+", "specctl-chat", svg))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_harness import Cli
 
-from specctl.cli import answer, app, chat, pull, replay, run
+from specctl.cli import answer, app, batch, chat, pull, replay, run
 from specctl.errors import ExitCode
 from specctl.store import fetch, inventory
 from specctl.store.fetch import Fetched, Plan
@@ -25,7 +25,7 @@ def _commands() -> Iterator[str]:
         for line, after in pairwise([*lines, ""]):
             if re.match(r"\$ (.*\| *)?specctl\b", line) and not after.startswith("error:"):
                 yield line.removeprefix("$ ")
-    for text in (run.EXAMPLES, chat.EXAMPLES, replay.EXAMPLES, pull.EXAMPLES, app.START):
+    for text in (run.EXAMPLES, batch.EXAMPLES, chat.EXAMPLES, replay.EXAMPLES, pull.EXAMPLES, app.START):
         yield from (line for line in text.splitlines() if re.match(r"(.*\| *)?specctl\b", line))
 
 
@@ -51,7 +51,8 @@ def test_a_shown_command_is_taken(cli: Cli, command: str, monkeypatch: pytest.Mo
     done = cli(*_words(command))
     if done.code == ExitCode.REQUEST:
         # What the command speaks of need not be here; that it is taken is the point.
-        assert re.match(r"error: (there is no (file|chat)|`[^`]*` exists|no such file)", done.err), done.err
+        missing = r"error: (cannot read `|there is no (file|chat)|`[^`]*` exists|no such file)"
+        assert re.match(missing, done.err), done.err
 
 
 def test_a_wrong_command_would_be_seen(cli: Cli) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.events import Key
 from textual.widgets import Static
 from tui_scenes import SKY, ScriptedEngine, chat, send, settle, shown
 
@@ -235,6 +236,35 @@ def test_keys_can_be_given_others() -> None:
 
     assert "race the last prompt" in play(ScriptedEngine(), scene, keymap={"help": "f9"})
     assert "race the last prompt" not in play(ScriptedEngine(), scene)
+
+
+def test_keys_that_come_fast_stay_in_order() -> None:
+    """As a terminal hands them over: nobody waits between two of them."""
+
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        for character in "why is it\n":
+            key = {"\n": "enter", " ": "space"}.get(character, character)
+            pilot.app.post_message(Key(key, None if key == "enter" else character))
+        for _ in range(20):
+            await pilot.pause()
+        await settle(pilot, screen)
+        assert screen.query_one("#prompt").text == ""
+
+    engine = ScriptedEngine()
+    play(engine, scene)
+    assert [asked[-1]["content"] for asked in engine.asked] == ["why is it"]
+
+
+def test_several_lines_and_history() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await pilot.press("a", "ctrl+j", "b", "enter")
+        await settle(pilot, screen)
+        await pilot.press("up")
+        assert screen.query_one("#prompt").text == "a\nb"
+
+    engine = ScriptedEngine()
+    play(engine, scene)
+    assert engine.asked[0][-1]["content"] == "a\nb"
 
 
 def test_completion_by_tab() -> None:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from specctl.batch.prompts import numbered_lines
 from specctl.errors import RequestError
-
-_MAX_BYTES = 32_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +45,7 @@ def read(path: Path) -> list[Prompt]:
     """A `.jsonl` file, one object a line with `prompt` or Spec-Bench's `turns` (the first is taken); any other file
     is plain text, one prompt a line. Raises RequestError with file and line.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RequestError(f"cannot read `{path}`: {error.strerror}", hint="check the path") from None
-    if len(data) > _MAX_BYTES:
-        raise RequestError(f"`{path}` is larger than {_MAX_BYTES // 1_000_000} MB", hint="split it")
-    try:
-        lines = data.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise RequestError(
-            f"`{path}` is not UTF-8 text (offset {error.start})", hint="convert it first"
-        ) from None
-    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    numbered = numbered_lines(path)
     if path.suffix == ".jsonl":
         prompts = [_entry(path, number, line) for number, line in numbered]
     else:

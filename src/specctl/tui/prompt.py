@@ -11,16 +11,18 @@ from textual.widgets import TextArea
 
 from specctl.cli.safe_text import safe_text
 
+_OURS = ("send", "newline", "complete")
+
 
 class Prompt(TextArea):
     """Enter sends; Ctrl+J (and Shift+Enter, where the terminal can tell) begins a new line."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="send", priority=True),
-        Binding("ctrl+j,shift+enter", "newline", "New line", id="newline", show=False, priority=True),
+        Binding("enter", "send", "Send", id="send"),
+        Binding("ctrl+j,shift+enter", "newline", "New line", id="newline", show=False),
         Binding("up", "earlier", "Earlier", id="history.earlier", show=False),
         Binding("down", "later", "Later", id="history.later", show=False),
-        Binding("tab", "complete", "Complete", id="complete", show=False, priority=True),
+        Binding("tab", "complete", "Complete", id="complete", show=False),
         Binding("ctrl+d", "delete_or_quit", "Quit when empty", id="quit.empty", show=False),
     ]
 
@@ -36,6 +38,16 @@ class Prompt(TextArea):
         super().__init__(id="prompt", soft_wrap=True, placeholder="Ask something; / for commands")
         self.sent: list[str] = []
         self._at = 0
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Keys of ours before the editor's. Not as priority bindings: those overtake what was typed before them."""
+        found = None if event.is_printable else self.screen.active_bindings.get(event.key)
+        if found is not None and found.node is self and found.binding.action in _OURS:
+            event.stop()
+            event.prevent_default()
+            await self.run_action(found.binding.action)
+        else:
+            await super()._on_key(event)
 
     def fill(self, text: str) -> None:
         self.load_text(safe_text(text))
