@@ -28,16 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-PROMPTS = [
-    ("coding", "Write a Python function that merges two sorted lists into one sorted list."),
-    ("coding", "Write a SQL query that finds the three customers with the most orders, and explain it."),
-    ("math", "A train covers 180 km in 2.5 hours, then 90 km in 1.5 hours. What is its average speed?"),
-    ("math", "Solve 3x + 7 = 31 step by step, then check the result by putting it back into the equation."),
-    ("writing", "Write a short letter to a neighbour, asking to borrow a ladder over the weekend."),
-    ("writing", "Describe a harbour in the early morning, in one paragraph."),
-    ("qa", "Why does the moon always show the same side to the earth?"),
-    ("qa", "What is the difference between a virus and a bacterium? Name an example of each."),
-]
+from foundation import PROMPTS
 
 
 def main() -> None:

@@ -301,8 +301,8 @@ INAPPLICABLE = {
     "48": "the law covers every row of the head, padded ones too, in plain decoding as in speculation",
     "49": "sliding layers keep every slot and are masked; comes with caches that evict",
     "51": "models with recurrent state are refused",
-    "54": "no cache outlives its call; comes with chat",
-    "55": "no cache outlives its call; comes with chat",
+    "54": "a cache outlives its call in `Session.reply` only, which this verifier does not decode with",
+    "55": "a cache outlives its call in `Session.reply` only, which this verifier does not decode with",
     "58": "no log-probabilities are reported",
 }
 """Bugs of the list that cannot be planted today, each with the reason."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from specctl.cli import console, options
-from specctl.errors import RequestError
+from specctl.errors import MissingError, RequestError
 
 if TYPE_CHECKING:
     from specctl.equivalence.report import Report, SequenceReport
@@ -108,10 +108,18 @@ def verify_equivalence(
         schedule=schedule,
         window=window,
     )
-    reports = [
-        _verify(one, chosen, amount, offline=offline, unasked=pull, quiet=quiet or as_json)
-        for one in profiles
-    ]
+    reports = []
+    for one in profiles:
+        try:
+            reports.append(
+                _verify(one, chosen, amount, offline=offline, unasked=pull, quiet=quiet or as_json)
+            )
+        except MissingError as error:  # no adapter of this target, no network for its draft
+            if not all_profiles:
+                raise
+            skipped[one.name] = error.message
+    if not reports:
+        raise MissingError("none of the profiles can be verified", hint="; ".join(skipped.values()))
     _show(reports, skipped, as_json=as_json, output=output, quiet=quiet)
 
 
@@ -131,8 +139,6 @@ def _profiles(ctx: typer.Context, name: str, every: bool) -> tuple[list[Profile]
         try:
             profile = override.merge(read.load(one.name), typed)
             choice.choose(profile)
-            if profile.drafter.method == "kangaroo" and "target" in typed:
-                raise RequestError("its adapter belongs to another target")
             found.append(profile)
         except RequestError as error:
             skipped[one.name] = error.message

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ TINY = torch.finfo(torch.float32).tiny
 """The least scale: rows or groups of zeros must not be divided by zero."""
 
 
-class CheapLinear(nn.Module):
+class CheapLinear(nn.Module, ABC):
     """A linear layer `[..., K] -> [..., N]` whose weight is kept in another form than it was loaded in."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -21,17 +23,17 @@ class CheapLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @staticmethod
+    @abstractmethod
     def fits(weight: Tensor) -> bool:
         """Whether the operators take a weight `[N, K]` of this shape, dtype and device."""
-        raise NotImplementedError
 
+    @abstractmethod
     def product(self, x: Tensor) -> Tensor:
         """`[rows, K] -> [rows, N]`, without the bias."""
-        raise NotImplementedError
 
+    @abstractmethod
     def dense(self) -> Tensor:
         """The weight `[N, K]` the product stands for, in float32."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.product(x.reshape(-1, self.in_features)).view(*x.shape[:-1], self.out_features)
