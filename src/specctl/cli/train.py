@@ -84,6 +84,7 @@ def kangaroo(
     The same command goes on where it was interrupted, in capture and in training.
     """
     from specctl.cli import train_run
+    from specctl.training.kangaroo import SETTINGS
 
     if block not in ("attention", "layer"):
         raise RequestError(f"`--block {block}` is unknown", hint="use attention or layer")
@@ -95,7 +96,7 @@ def kangaroo(
         exit_layer=None if exit_layer == "auto" else _layer(exit_layer),
         block=block,  # type: ignore[arg-type]  # one of the two, see above
         vocabulary=vocabulary,
-        settings=train_run.read_settings(config),
+        settings=train_run.read_settings(config, SETTINGS),
     )
     fields = ("pair", "target", "dtype", "device")
     typed = {key: value for key, value in options.typed(ctx).items() if key in fields}

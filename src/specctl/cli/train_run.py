@@ -49,22 +49,27 @@ class Wish:
     settings: Settings
 
 
-def read_settings(path: Path | None) -> Settings:
-    """The loop's settings from a YAML file. Raises RequestError for fields it does not have."""
+def read_settings(path: Path | None, base: Settings = Settings()) -> Settings:
+    """The loop's settings from a YAML file, the others as in `base`. Raises RequestError for unknown fields."""
     if path is None:
-        return Settings()
+        return base
     document = yaml_file.read(path)
     known: dict[str, Any] = get_type_hints(Settings)
     values: dict[str, Any] = {}
     if document.problems or not isinstance(document.value, dict):
         what = document.problems[0].what if document.problems else "holds no settings"
-        raise RequestError(f"`{path}` {what}", hint=f"give `field: number` lines of {', '.join(known)}")
+        raise RequestError(f"`{path}` {what}", hint=f"give `field: value` lines of {', '.join(known)}")
     for name, value in document.value.items():
         kind = known.get(name)
-        if kind is None or not isinstance(value, (int, float) if kind is float else int) or value < 0:
+        fits = (
+            value in ("adamw", "muon")
+            if kind is str
+            else isinstance(value, (int, float) if kind is float else int) and value >= 0
+        )
+        if kind is None or not fits:
             raise RequestError(f"`{path}`: `{name}` cannot be {value!r}", hint=f"fields: {', '.join(known)}")
         values[name] = kind(value)
-    return Settings(**values)
+    return replace(base, **values)
 
 
 def open_target(typed: dict[str, Any], *, offline: bool, unasked: bool, quiet: bool) -> Session:

@@ -19,8 +19,11 @@ from specctl.models import adapter as adapters
 from specctl.models.adapter import Adapter, Shape
 from specctl.models.cache import Window
 from specctl.models.lm import LM, geometry
-from specctl.training.loop import Figures
+from specctl.training.loop import Figures, Settings
 from specctl.training.shards import Sample, Shards
+
+SETTINGS = Settings(steps=1500, learning_rate=0.01, warmup=30, optimiser="muon")
+"""What has learnt most in few steps."""
 
 _CHUNK = 256
 """Positions whose logits are alive at once."""
