@@ -212,7 +212,7 @@ def test_a_bad_line_is_named(train: Train, data: Path, line: str, what: str) -> 
     [
         ("--exit", "4", "exit layer 4 is not inside"),
         ("--exit", "top", "`--exit top` is not a layer"),
-        ("--block", "two", "`--block two` is unknown"),
+        ("--block", "mlp", "`--block mlp` is unknown"),
         ("--tokens", "many", "`--tokens many` is not a number of tokens"),
         ("--data", "missing.jsonl", "cannot read `missing.jsonl`"),
     ],
