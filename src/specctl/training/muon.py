@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalised(matrix: Tensor) -> Tensor:
     """U Vᵀ of a matrix U S Vᵀ `[m, n]`, roughly: five Newton-Schulz iterations, in bfloat16."""
-    x = matrix.bfloat16()
+    x: Tensor = matrix.bfloat16()
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-7)
