@@ -98,6 +98,7 @@ def test_trains_and_drafts(train: Train, cli: Cli, model: Path) -> None:
     card = json.loads(Path("out/card.json").read_text())
     assert card["held_out"] == told["held_out"]
     assert card["held_out"]["acceptance"] > 0
+    assert [one["step"] for one in card["curve"]] == [2, 4, 6]
     assert card["trained"]["data"] == "talk.jsonl"
     assert card["trained"]["positions"] == 45 * 11
     mine, plain = (json.loads(answer(cli, model, adapter).out) for adapter in ("out", None))

@@ -111,6 +111,8 @@ def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
     rest = list(second.run())
     losses = [[one.loss for one in some if isinstance(one, Stepped)] for some in (events, stopped + rest)]
     assert losses[0] == losses[1]
+    assert [one.step for one in second.curve] == [4, 8, 12]
+    assert second.curve == whole.curve
     ends = [(tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("whole", "cut")]
     assert ends[0] == ends[1]
 

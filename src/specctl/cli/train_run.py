@@ -226,6 +226,7 @@ def _trained(job: _Job, shape: Shape, output: Path) -> _Made:
         "predicted_speedup": speed,
         "costs_s": asdict(costs),
         "trained": {**trained, "steps": trainer.step},
+        "curve": [{"step": one.step, **asdict(one.figures)} for one in trainer.curve],
         "command": shlex.join(["specctl", *sys.argv[1:]]),
     }
     adapters.write(output, lm, trainer.best, shape, job.kept, card)
@@ -238,6 +239,7 @@ class _View:
     def __init__(self, *, quiet: bool) -> None:
         self.status = StatusLine(under_text=False)
         self._live = console.is_live(sys.stderr) and not quiet
+        self._told = not self._live and not quiet  # a log keeps the curve
         self._last = ""
         self._rate = 0.0
 
@@ -259,6 +261,8 @@ class _View:
     def evaluated(self, event: Evaluated, speed: float) -> None:
         one = event.figures
         self._last = f" · top-1 {one.top1:.1%} · acceptance {one.acceptance:.1%} · predicted {speed:.2f} x"
+        if self._told:
+            console.note(f"step {event.step}{self._last}", "plain")
 
     def _show(self, text: str) -> None:
         if self._live:

@@ -120,7 +120,8 @@ class Split:
 
 class Trainer:
     """An objective with its optimiser state. `best` and `figures` are those of the best evaluation so far;
-    before the first one, `best` is what there is at the end of a run."""
+    before the first one, `best` is what there is at the end of a run. `curve`: all evaluations so far.
+    """
 
     def __init__(
         self, objective: Objective, split: Split, settings: Settings, folder: Path, about: str = ""
@@ -130,6 +131,7 @@ class Trainer:
         self._about = about
         self.step, self.stale = 0, 0
         self.figures: Figures | None = None
+        self.curve: list[Evaluated] = []
         self._named = dict(objective.module.named_parameters())
         muon = settings.optimiser == "muon"
         matrices = [tensor for tensor in self._named.values() if muon and tensor.dim() == 2]
@@ -188,7 +190,8 @@ class Trainer:
         if better:
             self.figures = figures
             self.best = self._now()
-        return Evaluated(self.step, figures, better)
+        self.curve.append(Evaluated(self.step, figures, better))
+        return self.curve[-1]
 
     def _now(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self._named.items()}
@@ -201,6 +204,8 @@ class Trainer:
             for tensor, state in optimiser.state.items():
                 tensors |= {f"state.{key}.{self._name(tensor)}": value for key, value in state.items()}
         best = astuple(self.figures) if self.figures else ()
+        curve = [[one.step, one.best, *astuple(one.figures)] for one in self.curve]
+        tensors["curve"] = torch.tensor(curve, dtype=torch.float64)
         tensors["progress"] = torch.tensor([self.step, self.stale, *best], dtype=torch.float64)
         self.folder.mkdir(parents=True, exist_ok=True)
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -235,6 +240,10 @@ class Trainer:
         step, stale, *best = tensors["progress"].tolist()
         self.step, self.stale = int(step), int(stale)
         self.figures = Figures(*best) if best else None
+        self.curve = [
+            Evaluated(int(at), Figures(*figures), bool(better))
+            for at, better, *figures in tensors["curve"].tolist()
+        ]
         return True
 
     def _name(self, parameter: Tensor) -> str:
