@@ -1,6 +1,6 @@
 """Short trainings of adapters side by side: which exit, block, vocabulary and optimiser promise most.
 
-    python benchmarks/kangaroo_training.py CONVERSATIONS.jsonl STATES [--tokens 300000] [--steps 150]
+    python benchmarks/kangaroo_training.py CONVERSATIONS.jsonl STATES [--tokens 300000] [--steps 150] [--batch 8]
         [--exits 1 2 3 4 6 8 10]
 
 CONVERSATIONS are token ids, as `specctl train` writes them; their states at all exits go to STATES, once.
@@ -49,9 +49,9 @@ def captured(session: Session, conversations: Path, states: Path, tokens: int) -
     return Shards(states, about)
 
 
-def variants(exits: list[int], steps: int) -> Iterator[tuple[str, Shape, int, Settings]]:
+def variants(exits: list[int], steps: int, batch: int) -> Iterator[tuple[str, Shape, int, Settings]]:
     """Name, shape, vocabulary and settings: one thing at a time is changed."""
-    base = replace(SETTINGS, steps=steps, evaluate_every=max(steps // 3, 1))
+    base = replace(SETTINGS, steps=steps, batch=batch, warmup=steps // 4, evaluate_every=max(steps // 2, 1))
     middle = exits[len(exits) // 2]
     for depth in exits:
         yield f"exit {depth}", Shape(depth, "layer"), 8192, base
@@ -60,7 +60,7 @@ def variants(exits: list[int], steps: int) -> Iterator[tuple[str, Shape, int, Se
             yield f"exit {middle}, {block}", Shape(middle, block), 8192, base
     for vocabulary in (4096, 16384):
         yield f"exit {middle}, head of {vocabulary}", Shape(middle, "layer"), vocabulary, base
-    for optimiser, rate in (("adamw", 0.003), ("muon", 0.005), ("muon", 0.02)):
+    for optimiser, rate in (("adamw", 0.0012), ("adamw", 0.003), ("muon", 0.003), ("muon", 0.02)):
         changed = replace(base, optimiser=optimiser, learning_rate=rate)
         yield f"exit {middle}, {optimiser} {rate}", Shape(middle, "layer"), 8192, changed
 
@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("states", type=Path)
     parser.add_argument("--tokens", type=int, default=300_000)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--exits", type=int, nargs="+", default=DEPTHS)
     parser.add_argument("--copy-share", type=float, default=0.45)
     args = parser.parse_args()
@@ -89,7 +90,7 @@ def main() -> None:
     data = captured(session, args.conversations, args.states, args.tokens)
     split = Split(data.lengths)
     texts = [data.sample(number, []).ids.tolist() for number in split.train]
-    for name, shape, vocabulary, settings in variants(args.exits, args.steps):
+    for name, shape, vocabulary, settings in variants(args.exits, args.steps, args.batch):
         kept = frequent_tokens(texts, vocabulary, sorted(session.eos))
         objective = Kangaroo(lm, shape, kept, data)
         drafting = adapters.Adapter(lm, shape).to(lm.device, lm.dtype)
