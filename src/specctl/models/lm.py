@@ -25,8 +25,9 @@ class LM:
     """A model, where it lives, the fewest rows a forward may have, and which tokens it can say.
 
     `row_floor` > 1 keeps every forward on the same kernels: where the rows together are fewer, they get dummy
-    columns behind the real ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept` `[k]`: the ids its logits
-    are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k then.
+    columns behind the real ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept`
+    `[k]`: the ids its logits are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k
+    then.
     `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`).
     """
 
