@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
-from specctl.cli import console, log, ready
+from specctl.cli import console, log, ready, train_data
 from specctl.cli.choice import Choice
 from specctl.cli.interrupt import Interrupt
 from specctl.cli.memory import out_of_memory
@@ -23,17 +22,16 @@ from specctl.models import adapter as adapters
 from specctl.models.adapter import Block, Shape
 from specctl.profile import override, read, yaml_file
 from specctl.store import fetch
-from specctl.training import capture, conversations, predict, shards
+from specctl.training import capture, predict, shards
 from specctl.training.kangaroo import Kangaroo, frequent_tokens
 from specctl.training.loop import Ended, Evaluated, Figures, Settings, Split, Stepped, Trainer
-from specctl.trim import gather
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from specctl.session import Session
 
-_PROBED = (2, 3, 4, 6, 8)
+_PROBED = (1, 2, 3, 4, 6, 8)
 _PROBE_STEPS = 60
 
 
@@ -44,29 +42,34 @@ class Wish:
     data: str
     tokens: int
     disk: int
-    batch_size: int
+    batch_size: int | None
     exit_layer: int | None
     block: Block
     vocabulary: int
     settings: Settings
 
 
-def read_settings(path: Path | None) -> Settings:
-    """The loop's settings from a YAML file. Raises RequestError for fields it does not have."""
+def read_settings(path: Path | None, base: Settings = Settings()) -> Settings:
+    """The loop's settings from a YAML file, the others as in `base`. Raises RequestError for unknown fields."""
     if path is None:
-        return Settings()
+        return base
     document = yaml_file.read(path)
     known: dict[str, Any] = get_type_hints(Settings)
     values: dict[str, Any] = {}
     if document.problems or not isinstance(document.value, dict):
         what = document.problems[0].what if document.problems else "holds no settings"
-        raise RequestError(f"`{path}` {what}", hint=f"give `field: number` lines of {', '.join(known)}")
+        raise RequestError(f"`{path}` {what}", hint=f"give `field: value` lines of {', '.join(known)}")
     for name, value in document.value.items():
         kind = known.get(name)
-        if kind is None or not isinstance(value, (int, float) if kind is float else int) or value < 0:
+        fits = (
+            value in ("adamw", "muon")
+            if kind is str
+            else isinstance(value, (int, float) if kind is float else int) and value >= 0
+        )
+        if kind is None or not fits:
             raise RequestError(f"`{path}`: `{name}` cannot be {value!r}", hint=f"fields: {', '.join(known)}")
         values[name] = kind(value)
-    return Settings(**values)
+    return replace(base, **values)
 
 
 def open_target(typed: dict[str, Any], *, offline: bool, unasked: bool, quiet: bool) -> Session:
@@ -81,33 +84,39 @@ def open_target(typed: dict[str, Any], *, offline: bool, unasked: bool, quiet: b
 
 
 def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: bool) -> None:
+    """Capture, choose an exit, train, write the adapter. Raises typer.Exit when interrupted."""
     layers = session.target.n_layers
     depths = [wish.exit_layer] if wish.exit_layer else [depth for depth in _PROBED if depth < layers]
     with Interrupt() as interrupt:
         view = _View(quiet=quiet or as_json)
         try:
-            data = _captured(session, wish, depths, output / "states", interrupt.asked, view)
+            data = _captured(session, wish, depths, output, interrupt.asked, view)
             kept = _kept(session, data, wish.vocabulary)
-            depth = (
-                depths[0] if len(depths) == 1 else _probed(session, wish, depths, kept, data, output, view)
-            )
-            shape = Shape(depth, wish.block)
-            ended, figures, speed = _trained(session, wish, shape, kept, data, output, interrupt.asked, view)
+            job = _Job(session, wish, kept, data, interrupt.asked, view)
+            depth = depths[0] if wish.exit_layer else _probed(job, depths, output / "probes")
+            made = _trained(job, Shape(depth, wish.block), output)
         finally:
             view.status.hide()
+    figures = made.figures
     if as_json:
         console.document(
-            {"schema": 1, "path": str(output), "ended": ended.reason, "step": ended.step, **asdict(shape)}
-            | {"held_out": None if figures is None else asdict(figures), "predicted_speedup": speed}
+            {"schema": 1, "path": str(output), "ended": made.ended.reason, "step": made.ended.step}
+            | {"depth": depth, "block": wish.block, "predicted_speedup": made.speed}
+            | {"held_out": None if figures is None else asdict(figures)}
         )
     else:
         told = (
             ""
             if figures is None
             else f", held-out top-1 {figures.top1:.1%}, acceptance {figures.acceptance:.1%}"
+            f", predicted {made.speed:.2f} x plain here"
         )
-        console.line(f"adapter behind layer {depth} in {output}{told}, predicted {speed:.2f} x plain here")
-    if ended.reason == "cancelled":
+        console.line(f"adapter behind layer {depth} in {output}{told}")
+    _leave_if(made.ended.reason == "cancelled")
+
+
+def _leave_if(interrupted: bool) -> None:
+    if interrupted:
         console.note("interrupted; the same command goes on from here", "plain")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
@@ -115,55 +124,36 @@ def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: boo
 def _captured(
     session: Session, wish: Wish, depths: list[int], folder: Path, cancelled: Callable[[], bool], view: _View
 ) -> shards.Shards:
-    path = None if wish.data == "self" else Path(wish.data)
-    prompts = hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else "self"
-    about = capture.facts(session.target, depths, {"data": prompts, "seed": wish.settings.seed})
-    how: dict[str, Any] = {"batch_size": wish.batch_size, "cancelled": cancelled}
-    count = None
-    if path is None:
-        source: capture.Source = partial(conversations.self_written, session, seed=wish.settings.seed, **how)
-    else:
-        found = gather.entries(path)
-        count = len(found)
-        source = partial(_given, session, found, how)
+    source = train_data.find(
+        session,
+        wish.data,
+        folder,
+        seed=wish.settings.seed,
+        batch_size=wish.batch_size,
+        cancelled=cancelled,
+    )
+    states = folder / "states"
+    about = capture.facts(session.target, depths, {"data": source.label, "seed": wish.settings.seed})
     steps = capture.capture(
         session.target,
-        source,
-        folder,
+        source.get,
+        states,
         about,
         tokens=wish.tokens,
-        count=count,
+        count=source.count,
         budget=wish.disk,
         cancelled=cancelled,
     )
     for step in steps:
         view.captured(step, wish.tokens)
-    data = shards.Shards(folder, about)
+    _leave_if(cancelled())
+    data = shards.Shards(states, about)
     if len(data) < 20:
         raise RequestError(
             f"{len(data)} conversations are too few to train on",
             hint="capture more: `--tokens`, or more prompts",
         )
     return data
-
-
-def _given(
-    session: Session, found: list[gather.Entry], how: dict[str, Any], indices: list[int]
-) -> list[conversations.Conversation]:
-    """Conversations of a file: with its own answers where it has them, else the target's."""
-    asked: dict[int, tuple[int, ...]] = {}
-    made = []
-    for index in indices:
-        if not found[index].prompt:
-            continue
-        ids = session.encode(found[index].prompt, system=None, raw=not session.tokenizer.chat_template)
-        answer = found[index].answer
-        if answer is None:
-            asked[index] = ids
-        else:
-            tokens = session.tokenizer(answer, add_special_tokens=False).input_ids
-            made.append(conversations.Conversation(index, ids, tuple(tokens)))
-    return [*made, *conversations.answered(session, asked, **how)]
 
 
 def _kept(session: Session, data: shards.Shards, most: int) -> Tensor | None:
@@ -173,59 +163,74 @@ def _kept(session: Session, data: shards.Shards, most: int) -> Tensor | None:
     return frequent_tokens(texts, most, sorted(session.eos))
 
 
-def _probed(
-    session: Session,
-    wish: Wish,
-    depths: list[int],
-    kept: Tensor | None,
-    data: shards.Shards,
-    output: Path,
-    view: _View,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What trainings of one run have in common."""
+
+    session: Session
+    wish: Wish
+    kept: Tensor | None
+    data: shards.Shards
+    cancelled: Callable[[], bool]
+    view: _View
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """`figures` None: nothing was evaluated yet. `speed`: predicted, over plain decoding on this machine."""
+
+    ended: Ended
+    figures: Figures | None
+    speed: float
+
+
+def _probed(job: _Job, depths: list[int], folder: Path) -> int:
     """The exit whose short training promises most."""
+    few = replace(job.wish.settings, steps=_PROBE_STEPS, evaluate_every=_PROBE_STEPS)
+    short = replace(job, wish=replace(job.wish, settings=few))
     promised: dict[int, float] = {}
     for depth in depths:
-        few = replace(wish, settings=replace(wish.settings, steps=_PROBE_STEPS, evaluate_every=_PROBE_STEPS))
-        folder = output / "probes" / str(depth)
-        found = _trained(session, few, Shape(depth, wish.block), kept, data, folder, lambda: False, view)
-        promised[depth] = found[2]
-        console.note(f"exit {depth}: predicted {found[2]:.2f} x plain after {_PROBE_STEPS} steps", "plain")
+        made = _trained(short, Shape(depth, job.wish.block), folder / str(depth))
+        _leave_if(made.ended.reason == "cancelled")
+        promised[depth] = made.speed
+        top1 = made.figures.top1 if made.figures else 0.0
+        console.note(
+            f"exit {depth}: top-1 {top1:.1%}, predicted {made.speed:.2f} x plain after {made.ended.step} steps",
+            "plain",
+        )
     return max(promised, key=lambda depth: promised[depth])
 
 
-def _trained(
-    session: Session,
-    wish: Wish,
-    shape: Shape,
-    kept: Tensor | None,
-    data: shards.Shards,
-    output: Path,
-    cancelled: Callable[[], bool],
-    view: _View,
-) -> tuple[Ended, Figures | None, float]:
-    lm = session.target
-    objective = Kangaroo(lm, shape, kept, data)
-    trainer = Trainer(objective, Split(data.lengths), wish.settings, output)
+def _trained(job: _Job, shape: Shape, output: Path) -> _Made:
+    lm, settings = job.session.target, job.wish.settings
+    objective = Kangaroo(lm, shape, job.kept, job.data)
+    about = json.dumps(["kangaroo", adapters.fingerprint(lm), asdict(shape)])
+    trainer = Trainer(objective, Split(job.data.lengths), settings, output, about)
     trainer.resume()
     drafting = adapters.Adapter(lm, shape).to(lm.device, lm.dtype)
-    costs = predict.measure(lm, adapters.readout(lm, drafting, kept))
-    ended, figures = Ended(trainer.step, "done"), trainer.figures
-    for event in trainer.run(cancelled):
+    costs = predict.measure(lm, adapters.readout(lm, drafting, job.kept))
+    ended = Ended(trainer.step, "done")
+    for event in trainer.run(job.cancelled):
         if isinstance(event, Stepped):
-            view.stepped(event, wish.settings.steps)
+            job.view.stepped(event, settings.steps)
         elif isinstance(event, Evaluated):
-            view.evaluated(event, predict.best(costs, event.figures.acceptance)[1])
+            job.view.evaluated(event, predict.best(costs, event.figures.top1)[1])
         else:
             ended = event
     figures = trainer.figures
-    speed = predict.best(costs, figures.acceptance)[1] if figures else 0.0
-    held = None if figures is None else asdict(figures)
-    made = {"steps": trainer.step, "positions": sum(data.lengths), "data": wish.data, **asdict(wish.settings)}
-    card = {"held_out": held, "predicted_speedup": speed, "costs_s": asdict(costs), "trained": made}
-    adapters.write(
-        output, lm, trainer.best, shape, kept, {**card, "command": shlex.join(["specctl", *sys.argv[1:]])}
-    )
-    return ended, figures, speed
+    # Greedy drafting keeps a token as often as the two agree.
+    speed = predict.best(costs, figures.top1)[1] if figures else 0.0
+    trained = {"positions": sum(job.data.lengths), "data": job.wish.data, **asdict(settings)}
+    card = {
+        "held_out": asdict(figures) if figures else None,
+        "predicted_speedup": speed,
+        "costs_s": asdict(costs),
+        "trained": {**trained, "steps": trainer.step},
+        "curve": [{"step": one.step, **asdict(one.figures)} for one in trainer.curve],
+        "command": shlex.join(["specctl", *sys.argv[1:]]),
+    }
+    adapters.write(output, lm, trainer.best, shape, job.kept, card)
+    return _Made(ended, figures, speed)
 
 
 class _View:
@@ -234,6 +239,7 @@ class _View:
     def __init__(self, *, quiet: bool) -> None:
         self.status = StatusLine(under_text=False)
         self._live = console.is_live(sys.stderr) and not quiet
+        self._told = not self._live and not quiet  # a log keeps the curve
         self._last = ""
         self._rate = 0.0
 
@@ -255,6 +261,8 @@ class _View:
     def evaluated(self, event: Evaluated, speed: float) -> None:
         one = event.figures
         self._last = f" · top-1 {one.top1:.1%} · acceptance {one.acceptance:.1%} · predicted {speed:.2f} x"
+        if self._told:
+            console.note(f"step {event.step}{self._last}", "plain")
 
     def _show(self, text: str) -> None:
         if self._live:
