@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from specctl.models.fused import FusedDecoder
+
 
 def segment(module: nn.Module, start: int, stop: int | None) -> nn.Module:
     """The layers from `start` up to `stop`, without the final norm; to the end with norm and head if None.
@@ -19,6 +21,8 @@ def segment(module: nn.Module, start: int, stop: int | None) -> nn.Module:
     A segment takes `input_ids` `[n, q]` when it starts at 0, else `inputs_embeds` `[n, q, H]`. It returns
     transformers' own output: `last_hidden_state`, or `logits` for the last one.
     """
+    if isinstance(module, FusedDecoder):
+        return module.part(start, stop)
     base = shallow_copy(_base(module))
     _set_layers(base, slice(start, stop))
     if stop is not None:
