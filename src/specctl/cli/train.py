@@ -29,7 +29,7 @@ Data = Annotated[
     str,
     typer.Option(
         metavar="FILE|self",
-        help="Prompts to answer, or conversations, in a file; `self`: the model writes them itself.",
+        help="Prompts to answer, or conversations, as text or token ids; `self`: the model writes them.",
         rich_help_panel="Data",
     ),
 ]
@@ -37,7 +37,10 @@ Disk = Annotated[
     float, typer.Option(metavar="GB", min=0.01, help="Room for captured states.", rich_help_panel="Data")
 ]
 BatchSize = Annotated[
-    int, typer.Option(min=1, max=64, help="Answers decoded together.", rich_help_panel="Data")
+    int | None,
+    typer.Option(
+        min=1, max=64, help="Answers decoded together; by default as memory allows.", rich_help_panel="Data"
+    ),
 ]
 Exit = Annotated[
     str, typer.Option("--exit", metavar="L|auto", help="Layers below the adapter; `auto` tries some.")
@@ -68,7 +71,7 @@ def kangaroo(
     data: Data = "self",
     tokens: Tokens = "300k",
     disk: Disk = 4.0,
-    batch_size: BatchSize = 16,
+    batch_size: BatchSize = None,
     exit_layer: Exit = "3",
     block: Block = "layer",
     vocabulary: Vocabulary = 8192,

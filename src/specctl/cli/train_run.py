@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import typer
 
-from specctl.cli import console, log, ready
+from specctl.cli import console, log, ready, train_data
 from specctl.cli.choice import Choice
 from specctl.cli.interrupt import Interrupt
 from specctl.cli.memory import out_of_memory
@@ -23,10 +21,9 @@ from specctl.models import adapter as adapters
 from specctl.models.adapter import Block, Shape
 from specctl.profile import override, read, yaml_file
 from specctl.store import fetch
-from specctl.training import capture, conversations, predict, shards
+from specctl.training import capture, predict, shards
 from specctl.training.kangaroo import Kangaroo, frequent_tokens
 from specctl.training.loop import Ended, Evaluated, Figures, Settings, Split, Stepped, Trainer
-from specctl.trim import gather
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +41,7 @@ class Wish:
     data: str
     tokens: int
     disk: int
-    batch_size: int
+    batch_size: int | None
     exit_layer: int | None
     block: Block
     vocabulary: int
@@ -86,7 +83,7 @@ def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: boo
     with Interrupt() as interrupt:
         view = _View(quiet=quiet or as_json)
         try:
-            data = _captured(session, wish, depths, output / "states", interrupt.asked, view)
+            data = _captured(session, wish, depths, output, interrupt.asked, view)
             kept = _kept(session, data, wish.vocabulary)
             depth = (
                 depths[0] if len(depths) == 1 else _probed(session, wish, depths, kept, data, output, view)
@@ -115,55 +112,35 @@ def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: boo
 def _captured(
     session: Session, wish: Wish, depths: list[int], folder: Path, cancelled: Callable[[], bool], view: _View
 ) -> shards.Shards:
-    path = None if wish.data == "self" else Path(wish.data)
-    prompts = hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else "self"
-    about = capture.facts(session.target, depths, {"data": prompts, "seed": wish.settings.seed})
-    how: dict[str, Any] = {"batch_size": wish.batch_size, "cancelled": cancelled}
-    count = None
-    if path is None:
-        source: capture.Source = partial(conversations.self_written, session, seed=wish.settings.seed, **how)
-    else:
-        found = gather.entries(path)
-        count = len(found)
-        source = partial(_given, session, found, how)
+    source = train_data.find(
+        session,
+        wish.data,
+        folder,
+        seed=wish.settings.seed,
+        batch_size=wish.batch_size,
+        cancelled=cancelled,
+    )
+    states = folder / "states"
+    about = capture.facts(session.target, depths, {"data": source.label, "seed": wish.settings.seed})
     steps = capture.capture(
         session.target,
-        source,
-        folder,
+        source.get,
+        states,
         about,
         tokens=wish.tokens,
-        count=count,
+        count=source.count,
         budget=wish.disk,
         cancelled=cancelled,
     )
     for step in steps:
         view.captured(step, wish.tokens)
-    data = shards.Shards(folder, about)
+    data = shards.Shards(states, about)
     if len(data) < 20:
         raise RequestError(
             f"{len(data)} conversations are too few to train on",
             hint="capture more: `--tokens`, or more prompts",
         )
     return data
-
-
-def _given(
-    session: Session, found: list[gather.Entry], how: dict[str, Any], indices: list[int]
-) -> list[conversations.Conversation]:
-    """Conversations of a file: with its own answers where it has them, else the target's."""
-    asked: dict[int, tuple[int, ...]] = {}
-    made = []
-    for index in indices:
-        if not found[index].prompt:
-            continue
-        ids = session.encode(found[index].prompt, system=None, raw=not session.tokenizer.chat_template)
-        answer = found[index].answer
-        if answer is None:
-            asked[index] = ids
-        else:
-            tokens = session.tokenizer(answer, add_special_tokens=False).input_ids
-            made.append(conversations.Conversation(index, ids, tuple(tokens)))
-    return [*made, *conversations.answered(session, asked, **how)]
 
 
 def _kept(session: Session, data: shards.Shards, most: int) -> Tensor | None:

@@ -67,7 +67,8 @@ def capture(
         block += 1
         if path.exists():
             continue
-        samples = [sample for one in source(indices) if (sample := states_of(lm, one, about["depths"]))]
+        ordered = sorted(source(indices), key=lambda one: one.index)
+        samples = [sample for one in ordered if (sample := states_of(lm, one, about["depths"]))]
         if cancelled() or not samples:
             continue
         shards.write(path, samples, about)

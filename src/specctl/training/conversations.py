@@ -39,7 +39,7 @@ class Lengths:
     """Most tokens of a user's turn and of an answer."""
 
     prompt: int = 96
-    answer: int = 192
+    answer: int = 256
 
 
 def self_written(
