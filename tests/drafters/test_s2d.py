@@ -28,9 +28,7 @@ NEVER, ALWAYS = [0.0, 0.0, 0.0], [1.01, 1.01, 0.0]
 MIXED = [0.5, 0.8, 0.0]  # of these models: some tokens are answered at each depth
 
 
-def sorted_lm(
-    base: LM | None = None, depths: tuple[int, ...] = DEPTHS, kept: Tensor | None = None
-) -> LM:
+def sorted_lm(base: LM | None = None, depths: tuple[int, ...] = DEPTHS, kept: Tensor | None = None) -> LM:
     """The disturbed target, cut at depths: its first layers as they are."""
     base = base or noisy_lm()
     lm = SortedDraft(base, Shape(depths)).merged(base, kept)
@@ -60,7 +58,9 @@ def changing(depths: int, seed: int) -> list[float]:
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize(
-    "thresholds", [NEVER, ALWAYS, MIXED, changing(3, 1), changing(3, 2)], ids=["never", "always", "mixed", "a", "b"]
+    "thresholds",
+    [NEVER, ALWAYS, MIXED, changing(3, 1), changing(3, 2)],
+    ids=["never", "always", "mixed", "a", "b"],
 )
 def test_output_is_plain_decodings(thresholds: list[float], batch_size: int) -> None:
     one = drafter(thresholds)
@@ -90,7 +90,9 @@ def test_rows_may_wait_for_others(schedule: str) -> None:
 @pytest.mark.parametrize("accept", ["coupled", "rejection"])
 def test_samples_repeat_on_any_batch(accept: str) -> None:
     answers = [
-        run(shared_lm(), drafter(MIXED, law=HOT, accept=accept), ask(5), law=HOT, accept=accept, batch_size=n)[0]
+        run(
+            shared_lm(), drafter(MIXED, law=HOT, accept=accept), ask(5), law=HOT, accept=accept, batch_size=n
+        )[0]
         for n in (1, 3)
     ]
     assert answers[0] == answers[1]
@@ -185,7 +187,7 @@ def test_a_good_draft_is_no_easier() -> None:
 
 
 def one_too_many(self: S2D, slot: int, length: int) -> None:
-    """Planted: the waiting states are cut to one less than what is owed (the published code, in one of its cases)."""
+    """Planted: one waiting state fewer than is owed (the published code, in one of its cases)."""
     for cache in self._caches:
         cache.truncate(slot, length)
     for j in range(1, len(self._spans)):
@@ -265,7 +267,10 @@ def test_past_the_drafts_context_rows_are_decoded_plainly() -> None:
     one = Spy(drafter(MIXED, draft=short))
     tokens, _, _ = run(shared_lm(), one, ask(5), batch_size=2)
     assert [tuple(row) for row in tokens] == list(plain_tokens())
-    assert max(len(ids) for rows, draft in one.log for ids, new in zip(rows, draft.tokens, strict=True) if new) < 12
+    assert (
+        max(len(ids) for rows, draft in one.log for ids, new in zip(rows, draft.tokens, strict=True) if new)
+        < 12
+    )
 
 
 def test_a_target_may_have_thresholds_of_its_own() -> None:
@@ -331,7 +336,9 @@ def test_a_new_sorted_draft_is_its_bases_first_layers() -> None:
         mine, theirs = lm.new_cache(), base.new_cache()
         for cache in (mine, theirs):
             cache.admit()
-        assert torch.equal(lm.forward(mine, [[3, 4, 5]], range(1)), base.forward(theirs, [[3, 4, 5]], range(1)))
+        assert torch.equal(
+            lm.forward(mine, [[3, 4, 5]], range(1)), base.forward(theirs, [[3, 4, 5]], range(1))
+        )
 
 
 def test_the_wrong_base_is_refused(tmp_path: Path) -> None:

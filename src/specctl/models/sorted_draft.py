@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,9 +57,9 @@ class LowRank(nn.Module):
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach(), persistent=False)
         wide = torch.promote_types(linear.weight.dtype, torch.float32)
         n, k = linear.weight.shape
-        like = {"dtype": wide, "device": linear.weight.device}
-        self.down = nn.Parameter(torch.randn(rank, k, **like) / k**0.5)
-        self.up = nn.Parameter(torch.zeros(n, rank, **like))
+        start = torch.randn(rank, k, dtype=wide) / k**0.5
+        self.down = nn.Parameter(start.to(linear.weight.device))
+        self.up = nn.Parameter(linear.weight.new_zeros(n, rank, dtype=wide))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias) + F.linear(F.linear(x, self.down), self.up)
@@ -76,7 +76,11 @@ class SortedDraft(nn.Module):
         """`seed` draws the low-rank start. Raises RequestError for depths the base does not have."""
         super().__init__()
         depths = shape.depths
-        if list(depths) != sorted(set(depths)) or not depths or not 0 < depths[0] <= depths[-1] <= base.n_layers:
+        if (
+            list(depths) != sorted(set(depths))
+            or not depths
+            or not 0 < depths[0] <= depths[-1] <= base.n_layers
+        ):
             raise RequestError(
                 f"depths {', '.join(map(str, depths))} cannot be cut from `{base.name}`",
                 hint=f"give ascending numbers up to {base.n_layers}, such as 2,4,6",
@@ -104,7 +108,9 @@ class SortedDraft(nn.Module):
         memo: dict[int, Any] = {
             id(one): one.merged() for one in self.layers.modules() if isinstance(one, LowRank)
         }
-        layers, norm = (copy.deepcopy(one, memo).to(base.device, base.dtype) for one in (self.layers, self.norm))
+        layers, norm = (
+            copy.deepcopy(one, memo).to(base.device, base.dtype) for one in (self.layers, self.norm)
+        )
         lm = _on(base, layers.eval().requires_grad_(False), norm.requires_grad_(False), kept)
         lm.name = f"sorted {base.name}"
         return lm
@@ -141,7 +147,12 @@ def _inner(lm: LM) -> Any:
 
 
 def write(
-    folder: Path, base: LM, tensors: Mapping[str, Tensor], shape: Shape, kept: Tensor | None, card: dict[str, Any]
+    folder: Path,
+    base: LM,
+    tensors: Mapping[str, Tensor],
+    shape: Shape,
+    kept: Tensor | None,
+    card: dict[str, Any],
 ) -> None:
     """A sorted draft's state dict, in the base's dtype, and its card."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +162,9 @@ def write(
     mark = fingerprint(base)
     facts = {"format": FORMAT, "base": mark, "shape": json.dumps(asdict(shape))}
     write_atomic(folder / FILE, save(stored, metadata=facts))
-    write_card(folder, {**asdict(shape), "base": {"name": base.name, "fingerprint": mark}, "targets": {}, **card})
+    write_card(
+        folder, {**asdict(shape), "base": {"name": base.name, "fingerprint": mark}, "targets": {}, **card}
+    )
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
@@ -207,13 +220,11 @@ def thresholds(folder: Path, shape: Shape, target: LM) -> tuple[float, ...]:
     if fitted is None:
         return (*[CLIMB] * (len(shape.depths) - 1), 0.0)
     found = fitted.get("thresholds") if isinstance(fitted, dict) else None
-    if not _fits(found, len(shape.depths)):
+    if not isinstance(found, list) or not all(isinstance(one, float | int) for one in found):
+        found = []
+    if len(found) != len(shape.depths):
         _refuse(folder, f"has a card without a threshold for each depth of `{target.name}`")
     return tuple(map(float, found))
-
-
-def _fits(found: Any, n: int) -> bool:
-    return isinstance(found, Sequence) and len(found) == n and all(isinstance(one, float | int) for one in found)
 
 
 def shipped(base: LM) -> Path:

@@ -108,7 +108,7 @@ class S2DParams(Method):
     draft_tokens: int = Field(default=5, ge=1, le=64, description="most tokens drafted a round")
     thresholds: Thresholds | None = Field(
         default=None,
-        description="one a depth: go deeper unless the best token is likelier than this; null: those of the weights",
+        description="one a depth: go deeper unless the best token is likelier; null: those of the weights",
     )
     targets: dict[str, Thresholds] = Field(
         default={}, description="thresholds by the target's name, instead of `thresholds`"
