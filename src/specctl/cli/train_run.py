@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from specctl.session import Session
 
-_PROBED = (2, 3, 4, 6, 8)
+_PROBED = (1, 2, 3, 4, 6, 8)
 _PROBE_STEPS = 60
 
 
@@ -78,6 +79,7 @@ def open_target(typed: dict[str, Any], *, offline: bool, unasked: bool, quiet: b
 
 
 def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: bool) -> None:
+    """Capture, choose an exit, train, write the adapter. Raises typer.Exit when interrupted."""
     layers = session.target.n_layers
     depths = [wish.exit_layer] if wish.exit_layer else [depth for depth in _PROBED if depth < layers]
     with Interrupt() as interrupt:
@@ -85,26 +87,31 @@ def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: boo
         try:
             data = _captured(session, wish, depths, output, interrupt.asked, view)
             kept = _kept(session, data, wish.vocabulary)
-            depth = (
-                depths[0] if len(depths) == 1 else _probed(session, wish, depths, kept, data, output, view)
-            )
-            shape = Shape(depth, wish.block)
-            ended, figures, speed = _trained(session, wish, shape, kept, data, output, interrupt.asked, view)
+            job = _Job(session, wish, kept, data, interrupt.asked, view)
+            depth = depths[0] if wish.exit_layer else _probed(job, depths, output / "probes")
+            made = _trained(job, Shape(depth, wish.block), output)
         finally:
             view.status.hide()
+    figures = made.figures
     if as_json:
         console.document(
-            {"schema": 1, "path": str(output), "ended": ended.reason, "step": ended.step, **asdict(shape)}
-            | {"held_out": None if figures is None else asdict(figures), "predicted_speedup": speed}
+            {"schema": 1, "path": str(output), "ended": made.ended.reason, "step": made.ended.step}
+            | {"depth": depth, "block": wish.block, "predicted_speedup": made.speed}
+            | {"held_out": None if figures is None else asdict(figures)}
         )
     else:
         told = (
             ""
             if figures is None
             else f", held-out top-1 {figures.top1:.1%}, acceptance {figures.acceptance:.1%}"
+            f", predicted {made.speed:.2f} x plain here"
         )
-        console.line(f"adapter behind layer {depth} in {output}{told}, predicted {speed:.2f} x plain here")
-    if ended.reason == "cancelled":
+        console.line(f"adapter behind layer {depth} in {output}{told}")
+    _leave_if(made.ended.reason == "cancelled")
+
+
+def _leave_if(interrupted: bool) -> None:
+    if interrupted:
         console.note("interrupted; the same command goes on from here", "plain")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
@@ -134,6 +141,7 @@ def _captured(
     )
     for step in steps:
         view.captured(step, wish.tokens)
+    _leave_if(cancelled())
     data = shards.Shards(states, about)
     if len(data) < 20:
         raise RequestError(
@@ -150,59 +158,73 @@ def _kept(session: Session, data: shards.Shards, most: int) -> Tensor | None:
     return frequent_tokens(texts, most, sorted(session.eos))
 
 
-def _probed(
-    session: Session,
-    wish: Wish,
-    depths: list[int],
-    kept: Tensor | None,
-    data: shards.Shards,
-    output: Path,
-    view: _View,
-) -> int:
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What trainings of one run have in common."""
+
+    session: Session
+    wish: Wish
+    kept: Tensor | None
+    data: shards.Shards
+    cancelled: Callable[[], bool]
+    view: _View
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """`figures` None: nothing was evaluated yet. `speed`: predicted, over plain decoding on this machine."""
+
+    ended: Ended
+    figures: Figures | None
+    speed: float
+
+
+def _probed(job: _Job, depths: list[int], folder: Path) -> int:
     """The exit whose short training promises most."""
+    few = replace(job.wish.settings, steps=_PROBE_STEPS, evaluate_every=_PROBE_STEPS)
+    short = replace(job, wish=replace(job.wish, settings=few))
     promised: dict[int, float] = {}
     for depth in depths:
-        few = replace(wish, settings=replace(wish.settings, steps=_PROBE_STEPS, evaluate_every=_PROBE_STEPS))
-        folder = output / "probes" / str(depth)
-        found = _trained(session, few, Shape(depth, wish.block), kept, data, folder, lambda: False, view)
-        promised[depth] = found[2]
-        console.note(f"exit {depth}: predicted {found[2]:.2f} x plain after {_PROBE_STEPS} steps", "plain")
+        made = _trained(short, Shape(depth, job.wish.block), folder / str(depth))
+        _leave_if(made.ended.reason == "cancelled")
+        promised[depth] = made.speed
+        top1 = made.figures.top1 if made.figures else 0.0
+        console.note(
+            f"exit {depth}: top-1 {top1:.1%}, predicted {made.speed:.2f} x plain after {made.ended.step} steps",
+            "plain",
+        )
     return max(promised, key=lambda depth: promised[depth])
 
 
-def _trained(
-    session: Session,
-    wish: Wish,
-    shape: Shape,
-    kept: Tensor | None,
-    data: shards.Shards,
-    output: Path,
-    cancelled: Callable[[], bool],
-    view: _View,
-) -> tuple[Ended, Figures | None, float]:
-    lm = session.target
-    objective = Kangaroo(lm, shape, kept, data)
-    trainer = Trainer(objective, Split(data.lengths), wish.settings, output)
+def _trained(job: _Job, shape: Shape, output: Path) -> _Made:
+    lm, settings = job.session.target, job.wish.settings
+    objective = Kangaroo(lm, shape, job.kept, job.data)
+    about = json.dumps(["kangaroo", adapters.fingerprint(lm), asdict(shape)])
+    trainer = Trainer(objective, Split(job.data.lengths), settings, output, about)
     trainer.resume()
     drafting = adapters.Adapter(lm, shape).to(lm.device, lm.dtype)
-    costs = predict.measure(lm, adapters.readout(lm, drafting, kept))
-    ended, figures = Ended(trainer.step, "done"), trainer.figures
-    for event in trainer.run(cancelled):
+    costs = predict.measure(lm, adapters.readout(lm, drafting, job.kept))
+    ended = Ended(trainer.step, "done")
+    for event in trainer.run(job.cancelled):
         if isinstance(event, Stepped):
-            view.stepped(event, wish.settings.steps)
+            job.view.stepped(event, settings.steps)
         elif isinstance(event, Evaluated):
-            view.evaluated(event, predict.best(costs, event.figures.acceptance)[1])
+            job.view.evaluated(event, predict.best(costs, event.figures.top1)[1])
         else:
             ended = event
     figures = trainer.figures
-    speed = predict.best(costs, figures.acceptance)[1] if figures else 0.0
-    held = None if figures is None else asdict(figures)
-    made = {"steps": trainer.step, "positions": sum(data.lengths), "data": wish.data, **asdict(wish.settings)}
-    card = {"held_out": held, "predicted_speedup": speed, "costs_s": asdict(costs), "trained": made}
-    adapters.write(
-        output, lm, trainer.best, shape, kept, {**card, "command": shlex.join(["specctl", *sys.argv[1:]])}
-    )
-    return ended, figures, speed
+    # Greedy drafting keeps a token as often as the two agree.
+    speed = predict.best(costs, figures.top1)[1] if figures else 0.0
+    trained = {"positions": sum(job.data.lengths), "data": job.wish.data, **asdict(settings)}
+    card = {
+        "held_out": asdict(figures) if figures else None,
+        "predicted_speedup": speed,
+        "costs_s": asdict(costs),
+        "trained": {**trained, "steps": trainer.step},
+        "command": shlex.join(["specctl", *sys.argv[1:]]),
+    }
+    adapters.write(output, lm, trainer.best, shape, job.kept, card)
+    return _Made(ended, figures, speed)
 
 
 class _View:

@@ -13,9 +13,11 @@ from time import perf_counter
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from specctl.errors import RequestError
 from specctl.store.files import write_atomic
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -112,15 +114,20 @@ class Split:
 
 
 class Trainer:
-    """An objective with its optimiser state. `best` and `figures` are those of the best evaluation so far."""
+    """An objective with its optimiser state. `best` and `figures` are those of the best evaluation so far;
+    before the first one, `best` is what there is at the end of a run."""
 
-    def __init__(self, objective: Objective, split: Split, settings: Settings, folder: Path) -> None:
+    def __init__(
+        self, objective: Objective, split: Split, settings: Settings, folder: Path, about: str = ""
+    ) -> None:
+        """`about` says what is trained; a checkpoint of anything else is refused."""
         self.objective, self.split, self.settings, self.folder = objective, split, settings, folder
+        self._about = about
         self.step, self.stale = 0, 0
         self.figures: Figures | None = None
         self._named = dict(objective.module.named_parameters())
         self._optimiser = torch.optim.AdamW(self._named.values(), betas=(0.9, 0.95), weight_decay=0.01)
-        self.best = {name: tensor.detach().clone() for name, tensor in self._named.items()}
+        self.best = self._now()
 
     def run(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[TrainEvent]:
         """Train until done, stale or cancelled; checkpoints at every evaluation and at the end."""
@@ -129,6 +136,8 @@ class Trainer:
             if self.step % self.settings.evaluate_every == 0 or self.step == self.settings.steps:
                 yield self._evaluate()
                 self.save()
+        if self.figures is None:
+            self.best = self._now()
         reason = "early" if self.stale >= self.settings.patience else "done"
         self.save()
         yield Ended(
@@ -164,8 +173,11 @@ class Trainer:
         self.stale = 0 if better else self.stale + 1
         if better:
             self.figures = figures
-            self.best = {name: tensor.detach().clone() for name, tensor in self._named.items()}
+            self.best = self._now()
         return Evaluated(self.step, figures, better)
+
+    def _now(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self._named.items()}
 
     def save(self) -> None:
         """Everything a resumed run needs, in one file."""
@@ -177,14 +189,27 @@ class Trainer:
         best = astuple(self.figures) if self.figures else ()
         tensors["progress"] = torch.tensor([self.step, self.stale, *best], dtype=torch.float64)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.folder / CHECKPOINT, save({k: v.contiguous() for k, v in tensors.items()}))
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        write_atomic(self.folder / CHECKPOINT, save(whole, metadata={"about": self._about}))
 
     def resume(self) -> bool:
-        """Go on from the folder's checkpoint; False if there is none."""
+        """Go on from the folder's checkpoint; False if there is none. Raises RequestError for a foreign one."""
         path = self.folder / CHECKPOINT
         if not path.is_file():
             return False
-        tensors = load_file(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = (file.metadata() or {}).get("about")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+        except (SafetensorError, OSError) as error:
+            raise RequestError(
+                f"cannot go on from `{path}`: {error}", hint="remove it to start again"
+            ) from error
+        if about != self._about:
+            raise RequestError(
+                f"`{self.folder}` holds a training of another kind, or on other data",
+                hint="choose another folder, or give the options it was begun with",
+            )
         with torch.no_grad():
             for name, parameter in self._named.items():
                 parameter.copy_(tensors[f"now.{name}"])
