@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -125,8 +126,9 @@ def _trained(
         answers = (texts[number].answer for number in split.train)
         kept = frequent_tokens(answers, wish.vocabulary, sorted(session.eos))
     objective = Sorted(lm, shape, kept, texts, wish.loss, wish.settings.seed)
-    trainer = Trainer(objective, split, wish.settings, output)
-    _resume(trainer, output)
+    about = json.dumps(["s2d", fingerprint(lm), asdict(shape)])
+    trainer = Trainer(objective, split, wish.settings, output, about)
+    trainer.resume()
     ended = Ended(trainer.step, "done")
     for event in trainer.run(cancelled):
         if isinstance(event, Stepped):
@@ -154,15 +156,6 @@ def _trained(
     }
     sorted_draft.write(output, lm, trainer.best, shape, kept, card)
     return ended, card
-
-
-def _resume(trainer: Trainer, folder: Path) -> None:
-    try:
-        trainer.resume()
-    except (KeyError, RuntimeError):
-        raise RequestError(
-            f"`{folder}` holds a training of other depths or another rank", hint="use an empty folder"
-        ) from None
 
 
 # Thresholds ------------------------------------------------------------------------------------------------------
