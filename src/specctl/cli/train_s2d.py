@@ -93,13 +93,15 @@ def s2d(
     )
     typed = {key: value for key, value in options.typed(ctx).items() if key in ("dtype", "device")}
     how = {"offline": offline, "unasked": pull, "quiet": quiet or as_json}
+    said = {"as_json": as_json, "quiet": quiet}
     if fit_thresholds:
         session = train_run.open_target({**typed, "target": target or base}, **how)
-        cut = base if options.is_typed(ctx, "base") else None
-        train_s2d_run.fit(session, cut, wish, draft_tokens, output, as_json=as_json, quiet=quiet, **how)
+        cut = session.target
+        if options.is_typed(ctx, "base") and base != target:
+            cut = train_run.open_target({**typed, "target": base}, **how).target
+        train_s2d_run.fit(session, cut, wish, draft_tokens, output, **said)
     else:
-        session = train_run.open_target({**typed, "target": base}, **how)
-        train_s2d_run.train(session, wish, output, as_json=as_json, quiet=quiet)
+        train_s2d_run.train(train_run.open_target({**typed, "target": base}, **how), wish, output, **said)
 
 
 def _depths(text: str) -> tuple[int, ...]:

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import typer
 
-from specctl.cli import console, ready, train_data
-from specctl.cli.choice import Choice
+from specctl.cli import console, train_data
 from specctl.cli.interrupt import Interrupt
 from specctl.cli.status import StatusLine
 from specctl.errors import ExitCode, RequestError
@@ -26,9 +25,7 @@ from specctl.models import costs, sorted_draft
 from specctl.models.adapter import fingerprint
 from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
-from specctl.models.load import load
 from specctl.models.sorted_draft import Shape
-from specctl.store import fetch
 from specctl.training import thresholds
 from specctl.training.conversations import Conversation
 from specctl.training.kangaroo import frequent_tokens
@@ -78,7 +75,11 @@ def train(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: b
         for depth, one in zip(wish.depths, card["held_out"], strict=True):
             told = f"top-1 {one['top1']:.1%}, acceptance {one['acceptance']:.1%}, loss {one['loss']:.3f}"
             console.line(f"  depth {depth}: {told}")
-    if ended.reason == "cancelled":
+    _leave_if(ended.reason == "cancelled")
+
+
+def _leave_if(interrupted: bool) -> None:
+    if interrupted:
         console.note("interrupted; the same command goes on from here", "plain")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
@@ -86,7 +87,7 @@ def train(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: b
 def _texts(
     session: Session, wish: Wish, folder: Path, cancelled: Callable[[], bool], view: _View
 ) -> list[Conversation]:
-    """Conversations with an answer, until they hold the tokens wished for."""
+    """Conversations with an answer, until they hold the tokens wished for. Raises RequestError, typer.Exit."""
     seed = wish.settings.seed
     source = train_data.find(
         session, wish.data, folder, seed=seed, batch_size=wish.batch_size, cancelled=cancelled
@@ -103,6 +104,7 @@ def _texts(
         held = sum(len(one.prompt) + len(one.answer) for one in found)
         start = block.stop
         view.collected(len(found), held, wish.tokens)
+    _leave_if(cancelled())
     if len(found) < _FEWEST:
         raise RequestError(
             f"{len(found)} conversations are too few to learn from",
@@ -162,26 +164,16 @@ def _trained(
 
 
 def fit(
-    session: Session,
-    base: str | None,
-    wish: Wish,
-    draft_tokens: int,
-    folder: Path,
-    *,
-    as_json: bool,
-    quiet: bool,
-    offline: bool,
-    unasked: bool,
+    session: Session, base: LM, wish: Wish, draft_tokens: int, folder: Path, *, as_json: bool, quiet: bool
 ) -> None:
     """Writes the session's target and its thresholds into the card of the sorted draft in `folder`.
 
-    `base`: the model it was cut from, None: the target. Raises RequestError, ModelFileError.
+    `base`: the model it was cut from. Raises RequestError, ModelFileError.
     """
     card = sorted_draft.read_card(folder)
     target = session.target
-    lm = target if base is None else _open_base(base, session, offline=offline, unasked=unasked, quiet=quiet)
-    trained, kept = sorted_draft.read(folder, lm)
-    draft, _ = cheapened(trained.merged(lm, kept), "int4")
+    trained, kept = sorted_draft.read(folder, base)
+    draft, _ = cheapened(trained.merged(base, kept), "int4")
     draft.exits = tuple((depth, 0.0) for depth in trained.shape.depths)
     with Interrupt() as interrupt:
         view = _View(quiet=quiet or as_json)
@@ -213,13 +205,6 @@ def fit(
     for depth, right, share, alone in shares:
         console.line(f"  depth {depth}: right {right:.1%}, answers {share:.1%}, alone {alone:.2f} x plain")
     console.line(f"  promised {found.speedup:.2f} x plain here")
-
-
-def _open_base(name: str, session: Session, *, offline: bool, unasked: bool, quiet: bool) -> LM:
-    choice = Choice(None, fetch.resolve(name).target, None)
-    folder, _ = ready.find_or_fetch(choice, offline=offline, unasked=unasked, quiet=quiet)
-    profile = session.profile
-    return load(folder, name=choice.target.name, dtype=profile.dtype, device=profile.device, native=True)
 
 
 def _prices(target: LM, draft: LM, k: int) -> Prices:

@@ -160,8 +160,9 @@ def write(
     if kept is not None:
         stored["kept"] = kept.to("cpu", torch.int32)
     mark = fingerprint(base)
-    facts = {"format": FORMAT, "base": mark, "shape": json.dumps(asdict(shape))}
-    write_atomic(folder / FILE, save(stored, metadata=facts))
+    facts = json.dumps({"format": FORMAT, "base": mark, "shape": asdict(shape)}, sort_keys=True)
+    # One entry: safetensors writes several in any order, and files made twice should be equal.
+    write_atomic(folder / FILE, save(stored, metadata={"facts": facts}))
     write_card(
         folder, {**asdict(shape), "base": {"name": base.name, "fingerprint": mark}, "targets": {}, **card}
     )
@@ -194,9 +195,9 @@ def read(folder: Path, base: LM) -> tuple[SortedDraft, Tensor | None]:
     read_header(path)
     try:
         with safe_open(path, framework="pt") as file:
-            facts: dict[str, str] = file.metadata() or {}
+            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"cannot read `{path}`: {error}") from error
     if facts.get("format") != FORMAT:
         _refuse(folder, "is not a sorted draft of this version of specctl")
@@ -204,7 +205,7 @@ def read(folder: Path, base: LM) -> tuple[SortedDraft, Tensor | None]:
         _refuse(folder, f"was cut from another model than `{base.name}`")
     kept = tensors.pop("kept", None)
     try:
-        shape = json.loads(facts["shape"])
+        shape = facts["shape"]
         draft = SortedDraft(base, Shape(tuple(shape["depths"]), shape["rank"]))
         draft.load_state_dict(tensors)
     except (RuntimeError, KeyError, TypeError, ValueError, RequestError) as error:
