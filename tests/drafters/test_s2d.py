@@ -107,7 +107,7 @@ def test_always_climbing_is_drafting_with_the_deepest() -> None:
         mine = Spy(drafter(thresholds, draft=lm))
         plain = Spy(draft_model(shared_lm(), lm))
         for one in (mine, plain):
-            run(shared_lm(), one, ask(5), batch_size=2)
+            run(shared_lm(), one, ask(3, 12), batch_size=2)
         assert [draft.tokens for _, draft in mine.log] == [draft.tokens for _, draft in plain.log]
 
 
@@ -168,14 +168,14 @@ class Oracle(Spy):
 
 def watched(batch_size: int = 1, thresholds: list[float] = MIXED, **params: Any) -> Oracle:
     one = Oracle(drafter(thresholds, **params))
-    tokens, _, _ = run(shared_lm(), one, ask(5), batch_size=batch_size)
-    assert [tuple(row) for row in tokens] == list(plain_tokens())
-    assert one.compared > 50
+    tokens, _, _ = run(shared_lm(), one, ask(3, 16), batch_size=batch_size)
+    assert [tuple(row) for row in tokens] == list(plain_tokens(n=3, new=16))
+    assert one.compared > 30
     return one
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-@pytest.mark.parametrize("thresholds", [MIXED, NEVER, ALWAYS, changing(3, 3), [0.9, 0.1, 0.0]], ids=str)
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("thresholds", [MIXED, NEVER, ALWAYS, [0.9, 0.1, 0.0]], ids=str)
 def test_answers_are_those_from_scratch(thresholds: list[float], batch_size: int) -> None:
     assert watched(batch_size, thresholds).worst < 1e-9
 
