@@ -8,7 +8,7 @@ model bit for bit. Kangaroo, S2D's depths and Mirror-SD's early exit stand on th
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -23,13 +23,13 @@ def segment(module: nn.Module, start: int, stop: int | None) -> nn.Module:
     """
     if isinstance(module, FusedDecoder):
         return module.part(start, stop)
-    base = shallow_copy(_base(module))
+    base: Any = shallow_copy(_base(module))
     _set_layers(base, slice(start, stop))
     if start and hasattr(base, "embedding_multiplier"):
         base.embedding_multiplier = 1.0  # Granite scales whatever comes in; states were scaled as embeddings
     if stop is not None:
         base._modules["norm"] = nn.Identity()
-        return base
+        return cast(nn.Module, base)
     whole = shallow_copy(module)
     whole._modules[str(module.base_model_prefix)] = base
     return whole
