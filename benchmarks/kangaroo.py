@@ -1,14 +1,17 @@
 """Profile `kangaroo` against plain decoding, in turns in one process: speed and output by category.
 
-    python benchmarks/kangaroo.py QUESTIONS.jsonl [--per-category 2] [--new-tokens 64] [--confidence 0.2 0.4 0.6]
+    python benchmarks/kangaroo.py QUESTIONS.jsonl [--per-category 2] [--new-tokens 64] [--adapter DIR]
+        [--confidence 0.2 0.4 0.6] [--draft-tokens 2 4 6] [--copy int4]
 
-Prints, for each category and threshold: ratio to plain, equal answers, acceptance by place in the draft, and the
-share of time outside the models' forwards.
+Prints, for each category, threshold and draft length: ratio to plain, equal answers, acceptance by place in the
+draft, and the share of time outside the models' forwards. With `--copy`, drafts come from a copy of the first
+layers and the adapter in so many bits, and verification runs all layers. QUESTIONS may be conversations in ids.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,11 +21,20 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from torch import nn
+
 from specctl.events import Emitted, Verified
+from specctl.models import adapter as adapters
+from specctl.models import trimmed
+from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
+from specctl.models.quantize import Scheme
+from specctl.models.views import shallow_copy
 from specctl.profile import override, read
+from specctl.profile.drafters import KangarooParams
 from specctl.session import Request, Session, open_session
 from specctl.store import fetch
+from specctl.training import conversation_file
 from specctl.trim import gather
 
 
@@ -102,14 +114,51 @@ def show(title: str, found: dict[str, Seen]) -> None:
     print(f"  geometric mean over categories {math.exp(sum(means) / len(means)):.3f} x")
 
 
+def with_copy(session: Session, scheme: Scheme) -> Session:
+    """The session drafting with the first layers, the adapter and its head as a model of their own, quantised."""
+    target, params = session.target, session.profile.drafter
+    assert isinstance(params, KangarooParams)
+    folder = Path(params.adapter) if params.adapter else adapters.shipped(target)
+    adapter, kept = adapters.read(folder, target)
+    depth = adapter.shape.depth
+    module = shallow_copy(target.module)
+    base = shallow_copy(target.module.model)  # type: ignore[arg-type]
+    config: Any = copy.copy(target.config)
+    config.num_hidden_layers = depth + len(adapter.layers())
+    base._modules["layers"] = nn.ModuleList([*target.module.model.layers[:depth], *adapter.layers()])  # type: ignore[union-attr, index]
+    base._modules["norm"] = adapter.norm
+    base.config = module.config = config
+    module._modules["model"] = base
+    draft = LM(module, "first layers and adapter")
+    if kept is not None:
+        draft = trimmed.trimmed(draft, trimmed.cut(target, kept))
+    return replace(session, draft=cheapened(draft, scheme)[0])
+
+
+def requests(session: Session, path: Path, per_category: int, new_tokens: int) -> list[tuple[str, Request]]:
+    if conversation_file.holds_ids(path):
+        held = conversation_file.read(path, session.target.vocab_size)
+        some = list(held.values())[:per_category]
+        return [("conversations", Request(one.prompt, new_tokens)) for one in some]
+    asked: list[tuple[str, Request]] = []
+    counts: dict[str, int] = defaultdict(int)
+    for entry in gather.entries(path):
+        counts[entry.category] += 1
+        if counts[entry.category] <= per_category and len(entry.prompt) < 4000:
+            prompt = session.encode(entry.prompt, system=None, raw=False)
+            asked.append((entry.category, Request(prompt, new_tokens)))
+    return asked
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("questions", type=Path)
     parser.add_argument("--per-category", type=int, default=2)
     parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--draft-tokens", type=int, default=4)
+    parser.add_argument("--draft-tokens", type=int, nargs="+", default=[4])
     parser.add_argument("--confidence", type=float, nargs="+", default=[0.4])
     parser.add_argument("--adapter")
+    parser.add_argument("--copy", choices=["int4", "int8"])
     args = parser.parse_args()
 
     pair = fetch.resolve("smollm2-135m")
@@ -119,23 +168,17 @@ def main() -> None:
     first = override.merge(base, {"drafter": {**base.drafter.model_dump(), "adapter": args.adapter}})
     session = open_session(first, folder, None, target_name="smollm2-135m", draft_name=None)
     plain = replace(session, profile=override.merge(base, {"drafter": {"method": "none"}}))
-    asked: list[tuple[str, Request]] = []
-    counts: dict[str, int] = defaultdict(int)
-    for entry in gather.entries(args.questions):
-        counts[entry.category] += 1
-        if counts[entry.category] <= args.per_category and len(entry.prompt) < 4000:
-            asked.append(
-                (
-                    entry.category,
-                    Request(session.encode(entry.prompt, system=None, raw=False), args.new_tokens),
-                )
-            )
-    answer(session, asked[0][1], None)
+    if args.copy:
+        session = with_copy(session, args.copy)
+    asked = requests(session, args.questions, args.per_category, args.new_tokens)
+    answer(plain, asked[0][1], None)
     for confidence in args.confidence:
-        changed = {"min_confidence": confidence, "draft_tokens": args.draft_tokens}
-        profile = override.merge(first, {"drafter": {**first.drafter.model_dump(), **changed}})
-        found = measure(replace(session, profile=profile), plain, asked)
-        show(f"min_confidence {confidence}", found)
+        for draft_tokens in args.draft_tokens:
+            changed = {"min_confidence": confidence, "draft_tokens": draft_tokens}
+            drafter = {"method": "draft-model"} if args.copy else first.drafter.model_dump()
+            profile = override.merge(first, {"drafter": {**drafter, **changed}})
+            found = measure(replace(session, profile=profile), plain, asked)
+            show(f"min_confidence {confidence}, draft_tokens {draft_tokens}", found)
 
 
 if __name__ == "__main__":

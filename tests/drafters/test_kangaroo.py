@@ -54,9 +54,10 @@ def test_output_is_plain_decodings(draft_tokens: int, confidence: float, batch_s
     assert longest == (1 if confidence == 1.0 else draft_tokens)
 
 
+@pytest.mark.parametrize("block", ["layer", "two-layers"])
 @pytest.mark.parametrize("kind", ["qwen3", "mistral", "gemma2", "gemma3_text", "olmo2"])
-def test_other_families(kind: str) -> None:
-    one = drafter(shared_lm(kind), shape=Shape(3, "layer"))
+def test_other_families(kind: str, block: Any) -> None:
+    one = drafter(shared_lm(kind), shape=Shape(3, block))
     tokens, _, _ = run(shared_lm(kind), one, ask(5), batch_size=2)
     assert [tuple(row) for row in tokens] == list(plain_tokens(kind))
 
@@ -95,11 +96,14 @@ def shallow_lm(depth: int) -> LM:
     return LM(module, "shallow")
 
 
-def perfect(lm: LM, depth: int) -> Adapter:
+def perfect(lm: LM, depth: int, block: Any = "attention") -> Adapter:
     """Adds nothing either, and has the target's own norm."""
-    adapter = Adapter(lm, Shape(depth, "attention")).double().eval()
+    adapter = Adapter(lm, Shape(depth, block)).double().eval()
     with torch.no_grad():
-        adapter.block.self_attn.o_proj.weight.zero_()
+        for layer in adapter.layers():
+            layer.self_attn.o_proj.weight.zero_()
+            if block != "attention":
+                layer.mlp.down_proj.weight.zero_()
     return adapter
 
 
@@ -118,10 +122,12 @@ class Checked(Spy):
             self.lagged += pending == 1
 
 
-@pytest.mark.parametrize("k", [1, 3, 6])
-def test_a_perfect_adapters_drafts_are_all_kept(k: int) -> None:
+@pytest.mark.parametrize(
+    ("k", "block"), [(1, "attention"), (3, "attention"), (6, "layer"), (3, "two-layers")]
+)
+def test_a_perfect_adapters_drafts_are_all_kept(k: int, block: str) -> None:
     lm = shallow_lm(2)
-    one = Checked(drafter(lm, adapter=perfect(lm, 2), draft_tokens=k))
+    one = Checked(drafter(lm, adapter=perfect(lm, 2, block), draft_tokens=k))
     rounds = 4
     asked = ask(3, (k + 1) * rounds)
     tokens, _, events = run(lm, one, asked, batch_size=2)
@@ -172,7 +178,7 @@ def test_first_layers_never_run_twice(monkeypatch: pytest.MonkeyPatch) -> None:
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", ["attention", "layer"])
+@pytest.mark.parametrize("block", ["attention", "layer", "two-layers"])
 def test_an_adapter_comes_back_as_it_was(tmp_path: Path, block: Any) -> None:
     lm = tiny_lm()
     made = Adapter(lm, Shape(2, block)).double()

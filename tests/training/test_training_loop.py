@@ -13,11 +13,12 @@ from fakes import prompts, tiny_lm, tiny_module
 from specctl.errors import RequestError
 from specctl.models.adapter import Shape
 from specctl.models.lm import LM
-from specctl.training import capture, predict
+from specctl.training import capture, kangaroo, predict
 from specctl.training.capture import Captured, states_of
 from specctl.training.conversations import Conversation
 from specctl.training.kangaroo import Kangaroo, frequent_tokens
 from specctl.training.loop import Ended, Evaluated, Settings, Split, Stepped, Trainer
+from specctl.training.muon import orthogonalised
 from specctl.training.shards import Shards
 
 SETTINGS = Settings(steps=12, batch=4, learning_rate=0.02, warmup=2, evaluate_every=4)
@@ -94,21 +95,84 @@ def test_conversations_without_an_answer_are_left_out(lm: LM) -> None:
     assert states_of(lm, Conversation(0, (3,) * 200, (4,) * 100), DEPTHS) is None
 
 
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
 def test_a_resumed_run_ends_bit_for_bit_where_an_uninterrupted_one_does(
-    lm: LM, folder: Path, tmp_path: Path
+    lm: LM, folder: Path, tmp_path: Path, optimiser: str
 ) -> None:
-    whole = trainer(lm, folder, tmp_path / "whole")
+    settings = replace(SETTINGS, optimiser=optimiser)
+    whole = trainer(lm, folder, tmp_path / "whole", settings)
     events = list(whole.run())
     assert events[-1] == Ended(12, "done")
-    first = trainer(lm, folder, tmp_path / "cut")
+    first = trainer(lm, folder, tmp_path / "cut", settings)
     stopped = list(first.run(lambda: first.step == 6))
     assert stopped[-1] == Ended(6, "cancelled")
-    second = trainer(lm, folder, tmp_path / "cut")
+    second = trainer(lm, folder, tmp_path / "cut", settings)
     assert second.resume()
     rest = list(second.run())
     losses = [[one.loss for one in some if isinstance(one, Stepped)] for some in (events, stopped + rest)]
     assert losses[0] == losses[1]
+    assert [one.step for one in second.curve] == [4, 8, 12]
+    assert second.curve == whole.curve
     ends = [(tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert ends[0] == ends[1]
+
+
+def test_muon_makes_singular_values_one() -> None:
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    for one in (matrix, matrix.T):
+        values = torch.linalg.svdvals(orthogonalised(one).float())
+        assert 0.6 < values.min() <= values.max() < 1.3
+        u, _, vt = torch.linalg.svd(one, full_matrices=False)
+        assert (
+            torch.corrcoef(torch.stack([(u @ vt).flatten(), orthogonalised(one).float().flatten()]))[0, 1]
+            > 0.9
+        )
+
+
+def test_the_loss_is_the_soft_cross_entropy(lm: LM, folder: Path) -> None:
+    """Value and gradient, against the formula with both laws written out."""
+    data = read(lm, folder)
+    for kept in (None, torch.arange(0, 48, 2)):
+        one = Kangaroo(lm, Shape(2, "layer"), kept, data)
+        samples = [data.sample(number, DEPTHS) for number in (3, 9)]
+        loss, n = one.loss([3, 9])
+        law = one._logits(one._last(samples)).softmax(-1)
+        written_out = -(law * one._logits(one._hidden(samples)).log_softmax(-1)).sum(-1).mean()
+        assert n == len(law)
+        torch.testing.assert_close(loss, written_out)
+        parameters = list(one.module.parameters())
+        for mine, theirs in zip(
+            torch.autograd.grad(loss, parameters), torch.autograd.grad(written_out, parameters), strict=True
+        ):
+            torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "granite"])
+def test_scaled_and_capped_logits_have_the_same_loss(kind: str, tmp_path: Path) -> None:
+    lm = tiny_lm(kind, **({"final_logit_softcapping": 2.0} if kind == "gemma2" else {}))
+    fill(lm, tmp_path, tokens=300)
+    data = read(lm, tmp_path)
+    one = Kangaroo(lm, Shape(2, "layer"), None, data)
+    samples = [data.sample(number, DEPTHS) for number in (3, 9)]
+    law = lm.module.lm_head(one._last(samples)) / getattr(lm.config, "logits_scaling", 1)
+    if kind == "gemma2":
+        law = torch.tanh(law / 2.0) * 2.0
+    written_out = -(law.softmax(-1) * one._logits(one._hidden(samples)).log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(one.loss([3, 9])[0], written_out)
+
+
+def test_what_is_remembered_of_the_target_is_bounded(
+    lm: LM, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room, each is worked out again; the run is the same."""
+    ends = []
+    for room in (10**9, 20_000):
+        monkeypatch.setattr(kangaroo, "_ROOM", room)
+        one = trainer(lm, folder, tmp_path / str(room))
+        list(one.run())
+        held = sum(centre.nbytes for centre in one.objective._centres.values())  # type: ignore[attr-defined]
+        assert 0 < held <= room
+        ends.append((tmp_path / str(room) / "checkpoint.safetensors").read_bytes())
     assert ends[0] == ends[1]
 
 
@@ -118,7 +182,8 @@ def test_planted_optimiser_without_a_past_is_seen(lm: LM, folder: Path, tmp_path
     resumed, forgetful = (trainer(lm, folder, tmp_path) for _ in range(2))
     assert resumed.resume()
     assert forgetful.resume()
-    forgetful._optimiser.state.clear()
+    for optimiser in forgetful._optimisers:
+        optimiser.state.clear()
     losses = [[one.loss for one in some.run() if isinstance(one, Stepped)] for some in (resumed, forgetful)]
     assert losses[0] != losses[1]
 

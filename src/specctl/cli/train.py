@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -46,7 +46,10 @@ Exit = Annotated[
     str, typer.Option("--exit", metavar="L|auto", help="Layers below the adapter; `auto` tries some.")
 ]
 Block = Annotated[
-    str, typer.Option(metavar="attention|layer", help="The paper's attention alone, or a whole layer.")
+    str,
+    typer.Option(
+        metavar="attention|layer|two-layers", help="The paper's attention alone, or one or two whole layers."
+    ),
 ]
 Vocabulary = Annotated[
     int, typer.Option(min=0, help="Draft with the commonest tokens only; 0: with all of them.")
@@ -84,18 +87,20 @@ def kangaroo(
     The same command goes on where it was interrupted, in capture and in training.
     """
     from specctl.cli import train_run
+    from specctl.models import adapter as adapters
+    from specctl.training.kangaroo import SETTINGS
 
-    if block not in ("attention", "layer"):
-        raise RequestError(f"`--block {block}` is unknown", hint="use attention or layer")
+    if block not in get_args(adapters.Block):
+        raise RequestError(f"`--block {block}` is unknown", hint=f"use {', '.join(get_args(adapters.Block))}")
     wish = train_run.Wish(
         data=data,
         tokens=count(tokens),
         disk=int(disk * 1e9),
         batch_size=batch_size,
         exit_layer=None if exit_layer == "auto" else _layer(exit_layer),
-        block=block,  # type: ignore[arg-type]  # one of the two, see above
+        block=block,  # type: ignore[arg-type]  # one of them, see above
         vocabulary=vocabulary,
-        settings=train_run.read_settings(config),
+        settings=train_run.read_settings(config, SETTINGS),
     )
     fields = ("pair", "target", "dtype", "device")
     typed = {key: value for key, value in options.typed(ctx).items() if key in fields}

@@ -49,22 +49,27 @@ class Wish:
     settings: Settings
 
 
-def read_settings(path: Path | None) -> Settings:
-    """The loop's settings from a YAML file. Raises RequestError for fields it does not have."""
+def read_settings(path: Path | None, base: Settings = Settings()) -> Settings:
+    """The loop's settings from a YAML file, the others as in `base`. Raises RequestError for unknown fields."""
     if path is None:
-        return Settings()
+        return base
     document = yaml_file.read(path)
     known: dict[str, Any] = get_type_hints(Settings)
     values: dict[str, Any] = {}
     if document.problems or not isinstance(document.value, dict):
         what = document.problems[0].what if document.problems else "holds no settings"
-        raise RequestError(f"`{path}` {what}", hint=f"give `field: number` lines of {', '.join(known)}")
+        raise RequestError(f"`{path}` {what}", hint=f"give `field: value` lines of {', '.join(known)}")
     for name, value in document.value.items():
         kind = known.get(name)
-        if kind is None or not isinstance(value, (int, float) if kind is float else int) or value < 0:
+        fits = (
+            value in ("adamw", "muon")
+            if kind is str
+            else isinstance(value, (int, float) if kind is float else int) and value >= 0
+        )
+        if kind is None or not fits:
             raise RequestError(f"`{path}`: `{name}` cannot be {value!r}", hint=f"fields: {', '.join(known)}")
         values[name] = kind(value)
-    return Settings(**values)
+    return replace(base, **values)
 
 
 def open_target(typed: dict[str, Any], *, offline: bool, unasked: bool, quiet: bool) -> Session:
@@ -221,6 +226,7 @@ def _trained(job: _Job, shape: Shape, output: Path) -> _Made:
         "predicted_speedup": speed,
         "costs_s": asdict(costs),
         "trained": {**trained, "steps": trainer.step},
+        "curve": [{"step": one.step, **asdict(one.figures)} for one in trainer.curve],
         "command": shlex.join(["specctl", *sys.argv[1:]]),
     }
     adapters.write(output, lm, trainer.best, shape, job.kept, card)
@@ -233,6 +239,7 @@ class _View:
     def __init__(self, *, quiet: bool) -> None:
         self.status = StatusLine(under_text=False)
         self._live = console.is_live(sys.stderr) and not quiet
+        self._told = not self._live and not quiet  # a log keeps the curve
         self._last = ""
         self._rate = 0.0
 
@@ -254,6 +261,8 @@ class _View:
     def evaluated(self, event: Evaluated, speed: float) -> None:
         one = event.figures
         self._last = f" · top-1 {one.top1:.1%} · acceptance {one.acceptance:.1%} · predicted {speed:.2f} x"
+        if self._told:
+            console.note(f"step {event.step}{self._last}", "plain")
 
     def _show(self, text: str) -> None:
         if self._live:

@@ -1,6 +1,6 @@
 """Early-exit adapters: what turns a target's hidden state after a few layers into a draft (Kangaroo).
 
-One trained block, a norm and the target's own frozen head, whole or trimmed. Source: Liu et al., "Kangaroo",
+A trained block, a norm and the target's own frozen head, whole or trimmed. Source: Liu et al., "Kangaroo",
 arXiv:2404.18911, section 3. The block is a copy of a layer of the target, so head shape and RoPE are the target's.
 """
 
@@ -31,12 +31,12 @@ FILE = "kangaroo.safetensors"
 CARD = "card.json"
 FORMAT = "specctl-kangaroo-1"
 
-Block = Literal["attention", "layer"]
+Block = Literal["attention", "layer", "two-layers"]
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """`depth`: layers of the target below the adapter; `block`: the paper's attention alone, or a whole layer."""
+    """`depth`: layers of the target below the adapter; `block`: the paper's attention alone, or whole layers."""
 
     depth: int
     block: Block
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
 
 class Adapter(nn.Module):
-    """The trained part. It starts as a copy of the target's last layer and final norm."""
+    """The trained part. It starts as a copy of the target's last layer, or two, and final norm."""
 
     def __init__(self, lm: LM, shape: Shape) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Adapter(nn.Module):
                 hint=f"it has {lm.n_layers} layers: choose 1 to {lm.n_layers - 1}",
             )
         base = _base(lm)
-        layer = copy.deepcopy(base.layers[-1])
+        *below, layer = copy.deepcopy(base.layers[-2:] if shape.block == "two-layers" else base.layers[-1:])
         if shape.block == "attention" and not (
             hasattr(layer, "input_layernorm") and hasattr(layer, "self_attn")
         ):
@@ -74,24 +74,31 @@ class Adapter(nn.Module):
                 f"the layers of `{lm.name}` have no norm before attention to build an adapter of",
                 hint="use `block: layer`",
             )
-        layer.self_attn.layer_idx = 0
         self.shape = shape
+        self.below = below[0] if below else None
         self.block = Attention(layer) if shape.block == "attention" else layer
         self.norm = copy.deepcopy(base.norm)
+        for number, one in enumerate(self.layers()):
+            one.self_attn.layer_idx = number
+
+    def layers(self) -> list[Any]:
+        """What stands for the target's layers above the exit, lowest first."""
+        return [self.block] if self.below is None else [self.below, self.block]
 
 
 def readout(lm: LM, adapter: Adapter, kept: Tensor | None = None) -> LM:
-    """The adapter as a model of one layer over hidden states, with the target's head or its rows `kept` `[k]`.
+    """The adapter as a small model over hidden states, with the target's head or its rows `kept` `[k]`.
 
-    Call `segment(cache, states, rows, 0, None)`; its cache has one layer.
+    Call `segment(cache, states, rows, 0, None)`.
     """
+    layers = adapter.layers()
     base = shallow_copy(_base(lm))
-    base._modules["layers"] = nn.ModuleList([adapter.block])
+    base._modules["layers"] = nn.ModuleList(layers)
     base._modules["norm"] = adapter.norm
     config: Any = copy.copy(base.config)
-    config.num_hidden_layers = 1
+    config.num_hidden_layers = len(layers)
     if getattr(config, "layer_types", None) is not None:
-        config.layer_types = config.layer_types[-1:]
+        config.layer_types = config.layer_types[-len(layers) :]
     base.config = config
     module = shallow_copy(lm.module)
     module._modules[str(lm.module.base_model_prefix)] = base

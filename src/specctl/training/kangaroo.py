@@ -19,8 +19,11 @@ from specctl.models import adapter as adapters
 from specctl.models.adapter import Adapter, Shape
 from specctl.models.cache import Window
 from specctl.models.lm import LM, geometry
-from specctl.training.loop import Figures
+from specctl.training.loop import Figures, Settings
 from specctl.training.shards import Sample, Shards
+
+SETTINGS = Settings(steps=1000, batch=16, learning_rate=0.01, warmup=30, optimiser="muon")
+"""What has learnt most in few steps."""
 
 _CHUNK = 256
 """Positions whose logits are alive at once."""
@@ -54,7 +57,7 @@ class Kangaroo:
             law, logits = self._logits(self._last(some)).softmax(-1), self._logits(mine)
             return -(law * logits.log_softmax(-1)).sum(-1).mean(), len(mine)
         centres = torch.cat([self._centre(n, one) for n, one in zip(samples, some, strict=True)])
-        loss: Tensor = CrossEntropy.apply(mine, centres, self._head, self._scale)
+        loss: Tensor = CrossEntropy.apply(mine, centres, self._head, self._scale)  # type: ignore[no-untyped-call]
         return loss, len(mine)
 
     def measure(self, samples: Sequence[int]) -> Figures:
@@ -135,7 +138,7 @@ class CrossEntropy(torch.autograd.Function):
         return total / len(hidden)
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None, None]:
         (gradient,) = ctx.saved_tensors
         return gradient * outer, None, None, None
 

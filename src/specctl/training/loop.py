@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from specctl.errors import RequestError
 from specctl.store.files import write_atomic
+from specctl.training.muon import Muon
 
 CHECKPOINT = "checkpoint.safetensors"
 _WINDOW = 8
@@ -27,7 +28,10 @@ _WINDOW = 8
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`batch` in samples; a step is one batch. `patience`: evaluations without a better acceptance."""
+    """`batch` in samples; a step is one batch. `patience`: evaluations without a better acceptance.
+
+    `optimiser` is `adamw`, or `muon` for matrices and AdamW for the rest.
+    """
 
     steps: int = 1000
     batch: int = 8
@@ -36,6 +40,7 @@ class Settings:
     evaluate_every: int = 100
     patience: int = 6
     seed: int = 0
+    optimiser: str = "adamw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,8 @@ class Split:
 
 class Trainer:
     """An objective with its optimiser state. `best` and `figures` are those of the best evaluation so far;
-    before the first one, `best` is what there is at the end of a run."""
+    before the first one, `best` is what there is at the end of a run. `curve`: all evaluations so far.
+    """
 
     def __init__(
         self, objective: Objective, split: Split, settings: Settings, folder: Path, about: str = ""
@@ -125,8 +131,16 @@ class Trainer:
         self._about = about
         self.step, self.stale = 0, 0
         self.figures: Figures | None = None
+        self.curve: list[Evaluated] = []
         self._named = dict(objective.module.named_parameters())
-        self._optimiser = torch.optim.AdamW(self._named.values(), betas=(0.9, 0.95), weight_decay=0.01)
+        muon = settings.optimiser == "muon"
+        matrices = [tensor for tensor in self._named.values() if muon and tensor.dim() == 2]
+        others = [tensor for tensor in self._named.values() if not muon or tensor.dim() != 2]
+        self._optimisers: list[torch.optim.Optimizer] = []
+        if others:
+            self._optimisers.append(torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.01))
+        if matrices:
+            self._optimisers.append(Muon(matrices, weight_decay=0.01))
         self.best = self._now()
 
     def run(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[TrainEvent]:
@@ -146,15 +160,17 @@ class Trainer:
 
     def _one_step(self) -> Stepped:
         begun = perf_counter()
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._rate()
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self._rate()
         loss, tokens = self.objective.loss(
             self.split.batch(self.step, self.settings.batch, self.settings.seed)
         )
-        self._optimiser.zero_grad()
+        self.objective.module.zero_grad()
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self._named.values(), 1.0)
-        self._optimiser.step()
+        for optimiser in self._optimisers:
+            optimiser.step()
         self.step += 1
         return Stepped(self.step, float(loss.detach()), tokens, perf_counter() - begun)
 
@@ -174,7 +190,8 @@ class Trainer:
         if better:
             self.figures = figures
             self.best = self._now()
-        return Evaluated(self.step, figures, better)
+        self.curve.append(Evaluated(self.step, figures, better))
+        return self.curve[-1]
 
     def _now(self) -> dict[str, Tensor]:
         return {name: tensor.detach().clone() for name, tensor in self._named.items()}
@@ -183,10 +200,12 @@ class Trainer:
         """Everything a resumed run needs, in one file."""
         tensors = {f"now.{name}": tensor.detach() for name, tensor in self._named.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
-        for name, tensor in self._named.items():
-            state = self._optimiser.state.get(tensor, {})
-            tensors |= {f"{key}.{name}": value for key, value in state.items()}
+        for optimiser in self._optimisers:
+            for tensor, state in optimiser.state.items():
+                tensors |= {f"state.{key}.{self._name(tensor)}": value for key, value in state.items()}
         best = astuple(self.figures) if self.figures else ()
+        curve = [[one.step, one.best, *astuple(one.figures)] for one in self.curve]
+        tensors["curve"] = torch.tensor(curve, dtype=torch.float64)
         tensors["progress"] = torch.tensor([self.step, self.stale, *best], dtype=torch.float64)
         self.folder.mkdir(parents=True, exist_ok=True)
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -214,10 +233,24 @@ class Trainer:
             for name, parameter in self._named.items():
                 parameter.copy_(tensors[f"now.{name}"])
                 self.best[name] = tensors[f"best.{name}"]
-                if f"step.{name}" in tensors:
-                    keys = ("step", "exp_avg", "exp_avg_sq")
-                    self._optimiser.state[parameter] = {key: tensors[f"{key}.{name}"] for key in keys}
+        for optimiser in self._optimisers:
+            for group in optimiser.param_groups:
+                for parameter in group["params"]:
+                    optimiser.state[parameter] = _state(tensors, self._name(parameter))
         step, stale, *best = tensors["progress"].tolist()
         self.step, self.stale = int(step), int(stale)
         self.figures = Figures(*best) if best else None
+        self.curve = [
+            Evaluated(int(at), Figures(*figures), bool(better))
+            for at, better, *figures in tensors["curve"].tolist()
+        ]
         return True
+
+    def _name(self, parameter: Tensor) -> str:
+        return next(name for name, tensor in self._named.items() if tensor is parameter)
+
+
+def _state(tensors: dict[str, Tensor], parameter: str) -> dict[str, Tensor]:
+    """What an optimiser knows of a parameter, by key; nothing before its first step."""
+    parts = (name.split(".", 2) for name in tensors if name.startswith("state."))
+    return {key: tensors[f"state.{key}.{name}"] for _, key, name in parts if name == parameter}
