@@ -12,15 +12,19 @@ import torch
 from torch import Tensor
 
 from fakes import Spy, ask, draft_model, noisy_lm, plain_tokens, run, shared_lm, tiny_lm
-from specctl.decode.draft import Draft, Parts, Row, Scored
+from specctl.decode.draft import Draft, Parts, Request, Row, Scored
 from specctl.decode.sampling import Law, Sampler
+from specctl.decode.stats import Stats
 from specctl.drafters.s2d import S2D
 from specctl.errors import MissingError, ModelFileError, RequestError
+from specctl.events import Emitted
 from specctl.models import sorted_draft
 from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
 from specctl.models.sorted_draft import Shape, SortedDraft
+from specctl.profile import read
 from specctl.profile.drafters import S2DParams
+from specctl.session import open_session
 
 HOT = Law(temperature=1.0)
 DEPTHS = (1, 2, 4)
@@ -312,12 +316,12 @@ def test_a_sorted_draft_comes_back_as_it_was(tmp_path: Path, rank: int | None) -
     base = tiny_lm()
     made = moved(base, Shape((1, 3), rank))
     sorted_draft.write(tmp_path, base, made.state_dict(), made.shape, torch.tensor([3, 5, 9]), {})
-    read, kept = sorted_draft.read(tmp_path, base)
-    assert read.shape == made.shape
+    back, kept = sorted_draft.read(tmp_path, base)
+    assert back.shape == made.shape
     assert kept is not None
     ids = [[3, 5, 7, 11]]
     answers = []
-    for draft in (made.as_lm(base, kept), made.merged(base, kept), read.merged(base, kept)):
+    for draft in (made.as_lm(base, kept), made.merged(base, kept), back.merged(base, kept)):
         cache = draft.new_cache()
         cache.admit()
         answers.append(draft.forward(cache, ids, range(1)))
@@ -393,3 +397,20 @@ def test_observing_needs_no_scores() -> None:
     assert S2D.needs == frozenset()
     one = drafter(NEVER)
     one.observe([], Scored(torch.empty(0)), [])
+
+
+@pytest.mark.real
+def test_the_shipped_draft_drafts_for_its_base(smollm2: Path) -> None:
+    asked = [Request((504, 2988, 288, 451, 1962), 20), Request((504, 5721), 20)]
+    answers = []
+    for name in ("s2d", "plain"):
+        session = open_session(read.load(name), smollm2, None, target_name="smollm2-135m", draft_name=None)
+        stats = Stats()
+        tokens: list[list[int]] = [[], []]
+        for event in session.generate(asked, batch_size=2):
+            stats.add(event)
+            if isinstance(event, Emitted):
+                tokens[event.row] += event.tokens
+        answers.append(tokens)
+        assert (stats.summary()["accepted"] > 0) == (name == "s2d")
+    assert answers[0] == answers[1]
