@@ -20,13 +20,13 @@ from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
 from specctl.models import adapter as adapters
-from specctl.models import costs, trimmed
+from specctl.models import costs, sorted_draft, trimmed
 from specctl.models.cheap import cheapened
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
-from specctl.profile.drafters import KangarooParams
+from specctl.profile.drafters import KangarooParams, S2DParams
 from specctl.profile.schema import Profile
 
 __all__ = ["Message", "Request", "Session", "SessionInfo", "open_session"]
@@ -234,6 +234,8 @@ def _open_draft(
         lm, folder = target, target_dir
     else:
         return None, None
+    if isinstance(profile.drafter, S2DParams):
+        return _open_sorted(profile, lm, target)
     if profile.draft is not None and profile.draft.trim is not None:
         head = trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size)
         lm = trimmed.trimmed(lm, head)
@@ -243,6 +245,17 @@ def _open_draft(
 def _open_adapter(params: KangarooParams, target: LM) -> LM:
     folder = Path(params.adapter) if params.adapter else adapters.shipped(target)
     return adapters.readout(target, *adapters.read(folder, target))
+
+
+def _open_sorted(profile: Profile, base: LM, target: LM) -> tuple[LM, str | None]:
+    """The sorted draft cut from `base`, merged and made cheap, with the thresholds for this target."""
+    assert isinstance(profile.drafter, S2DParams)
+    folder = Path(profile.drafter.weights) if profile.drafter.weights else sorted_draft.shipped(base)
+    draft, kept = sorted_draft.read(folder, base)
+    lm, note = cheapened(draft.merged(base, kept), profile.quantize)
+    climb = sorted_draft.thresholds(folder, draft.shape, target)
+    lm.exits = tuple(zip(draft.shape.depths, climb, strict=True))
+    return lm, note
 
 
 def _settle_numerics(target: LM) -> str | None:

@@ -29,6 +29,8 @@ def maker(method: str) -> Any:
         draft = draft_lm()
         if method == "kangaroo":
             draft = replace(draft, reads=2)  # an adapter of four layers
+        elif method == "s2d":
+            draft = replace(draft, exits=((1, 0.5), (2, 0.0)))
         return build_drafter(params(method), Parts(target_lm(), draft, sampler, frozenset(), flat_costs()))
 
     return make

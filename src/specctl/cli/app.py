@@ -20,6 +20,7 @@ from specctl.cli import (
     replay,
     run,
     train,
+    train_s2d,
     trim,
     verify,
 )
@@ -56,6 +57,7 @@ app.add_typer(bench.app, rich_help_panel="Measure")
 app.command(rich_help_panel="Measure", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Make drafts better", epilog=trim.EXAMPLES)(trim.trim)
+train.app.command(epilog=train_s2d.EXAMPLES)(train_s2d.s2d)
 app.add_typer(train.app, rich_help_panel="Make drafts better")
 app.command(rich_help_panel="Models", epilog=pull.EXAMPLES)(pull.pull)
 app.add_typer(models.app, rich_help_panel="Models")

@@ -94,7 +94,7 @@ def kangaroo(
         raise RequestError(f"`--block {block}` is unknown", hint=f"use {', '.join(get_args(adapters.Block))}")
     wish = train_run.Wish(
         data=data,
-        tokens=_count(tokens),
+        tokens=count(tokens),
         disk=int(disk * 1e9),
         batch_size=batch_size,
         exit_layer=None if exit_layer == "auto" else _layer(exit_layer),
@@ -108,7 +108,7 @@ def kangaroo(
     train_run.run(session, wish, output, as_json=as_json, quiet=quiet)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
     unit = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
     digits = text[:-1] if unit > 1 else text
     if not digits.isdecimal() or int(digits) == 0:

@@ -145,6 +145,7 @@ _REGISTRY = {
     "draft-model": "specctl.drafters.draft_model:DraftModel",
     "self": "specctl.drafters.draft_model:DraftModel",
     "kangaroo": "specctl.drafters.kangaroo:Kangaroo",
+    "s2d": "specctl.drafters.s2d:S2D",
     "ngram": "specctl.drafters.ngram:Ngram",
     "auto": "specctl.drafters.auto:Auto",
 }

@@ -166,7 +166,7 @@ def read(folder: Path, lm: LM) -> tuple[Adapter, Tensor | None]:
         adapter.load_state_dict(tensors)
     except (RuntimeError, KeyError, TypeError, ValueError, RequestError) as error:
         raise ModelFileError(f"the adapter `{folder}` does not fit `{lm.name}`: {error}") from error
-    if kept is not None and not _ascending(kept, lm.vocab_size):
+    if kept is not None and not trimmed.is_map(kept, lm.vocab_size):
         _refuse(folder, "keeps tokens the target does not have")
     return adapter.to(lm.device, lm.dtype).eval(), None if kept is None else kept.long()
 
@@ -181,12 +181,6 @@ def shipped(lm: LM) -> Path:
         f"no Kangaroo adapter is shipped for `{lm.name}`",
         hint="train one with `specctl train kangaroo` and give it as `drafter.adapter`",
     )
-
-
-def _ascending(kept: Tensor, vocab_size: int) -> bool:
-    if kept.dim() != 1 or not len(kept) or bool((kept[1:] <= kept[:-1]).any()):
-        return False
-    return 0 <= int(kept[0]) <= int(kept[-1]) < vocab_size
 
 
 def _base(lm: LM) -> Any:

@@ -7,6 +7,7 @@ target never runs on it: its rows depend on the shape of the forward.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,13 @@ class Output:
     logits: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class States:
+    """What layers without a head return, `[n, q, H]` before any norm."""
+
+    last_hidden_state: Tensor
+
+
 class FusedDecoder(nn.Module):
     """Built from transformers' module, layer by layer; embedding, norms and rotary table are shared with it."""
 
@@ -52,30 +60,54 @@ class FusedDecoder(nn.Module):
         self.embed_tokens, self.norm, self.rotary_emb = base.embed_tokens, base.norm, base.rotary_emb
         self.layers = nn.ModuleList(_Layer(layer, module.config, make) for layer in base.layers)
         self.lm_head = make(module.lm_head.weight, module.lm_head.bias)
+        self._reads_out = True
+
+    def part(self, start: int, stop: int | None) -> FusedDecoder:
+        """The layers from `start` up to `stop`, or to the end and through the head if None, as `views.segment`."""
+        view = copy.copy(self)
+        view._modules = {**self._modules, "layers": self.layers[start:stop]}
+        view._reads_out = stop is None
+        return view
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         *,
+        inputs_embeds: Tensor | None = None,
         attention_mask: Tensor | dict[str, Tensor] | None = None,
         position_ids: Tensor | None = None,
         past_key_values: SlotCache | None = None,
         use_cache: bool = True,
         logits_to_keep: int = 0,
-    ) -> Output:
-        """Tokens `[n, q]`, an additive mask and positions as `LM` gives them; without a cache: causal, from 0."""
+    ) -> Output | States:
+        """Tokens `[n, q]` or states `[n, q, H]`, an additive mask and positions as `LM` gives them; without a
+        cache: causal, from 0."""
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        x = self._through(x, attention_mask, position_ids, past_key_values)
+        if not self._reads_out:
+            return States(x)
+        return Output(self.lm_head(_norm(x[:, -logits_to_keep:], self.norm)))
+
+    def _through(
+        self,
+        x: Tensor,
+        attention_mask: Tensor | dict[str, Tensor] | None,
+        position_ids: Tensor | None,
+        cache: SlotCache | None,
+    ) -> Tensor:
+        if not self.layers:
+            return x
         if position_ids is None:
-            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
-        mask = self._mask(attention_mask, past_key_values, input_ids.shape[1])
-        x = self.embed_tokens(input_ids)
+            position_ids = torch.arange(x.shape[1], device=x.device)[None]
+        mask = self._mask(attention_mask, cache, x.shape[1])
         cos, sin = self.rotary_emb(x, position_ids)
         half = sin.shape[-1] // 2
         # Turning half a head and negating it is one roll, once the sign is in the table.
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
         turn = cos[:, :, None], sin[:, :, None]
         for layer in self.layers:
-            x = layer(x, turn, mask, past_key_values)
-        return Output(self.lm_head(_norm(x[:, -logits_to_keep:], self.norm)))
+            x = layer(x, turn, mask, cache)
+        return x
 
     def _mask(
         self, given: Tensor | dict[str, Tensor] | None, cache: SlotCache | None, q: int

@@ -29,6 +29,8 @@ class LM:
     `[k]`: the ids its logits are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k
     then.
     `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`).
+    `exits`: a sorted draft's (`models/sorted_draft.py`) depths, each with the probability of its best token up to
+    which a deeper one is asked.
     """
 
     module: nn.Module
@@ -36,6 +38,7 @@ class LM:
     row_floor: int = 1
     kept: Tensor | None = None
     reads: int = 0
+    exits: tuple[tuple[int, float], ...] = ()
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -93,9 +96,7 @@ class LM:
         `inputs` are tokens `[n][q]` when `start` is 0, else the hidden states `[n, q, H]` after that many layers.
         Returns hidden states `[n, q, H]`, before any norm, or logits `[n, q, vocab]`.
         """
-        if (start, stop) not in self._views:
-            self._views[start, stop] = views.segment(self.module, start, stop)
-        view = self._views[start, stop]
+        view = self._view(start, stop)
         if isinstance(inputs, Tensor):
             q = inputs.shape[1]
             missing = self._columns(q, len(rows)) - q
@@ -106,6 +107,23 @@ class LM:
             tokens = self._padded(inputs, len(rows))
             out = self._run(view, cache, rows, tokens.shape[1], offset, input_ids=tokens)
         return cast(Tensor, out.logits if stop is None else out.last_hidden_state)[:, :q]
+
+    @torch.no_grad()
+    def read_out(self, states: Tensor) -> Tensor:
+        """Logits `[n, q, vocab]` of hidden states `[n, q, H]` after any layer: the norm and the head alone."""
+        n, q, _ = states.shape
+        nowhere = Window(0, n, (0,) * n, q, (0,) * n)
+        positions, mask = geometry(self.config, nowhere, self.dtype, self.device)
+        # The model behind its last layer: some families scale or cap logits there.
+        out = self._view(self.n_layers, None)(
+            inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False
+        )
+        return cast(Tensor, out.logits)
+
+    def _view(self, start: int, stop: int | None) -> nn.Module:
+        if (start, stop) not in self._views:
+            self._views[start, stop] = views.segment(self.module, start, stop)
+        return self._views[start, stop]
 
     @torch.no_grad()
     def _run(

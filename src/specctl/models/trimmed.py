@@ -75,6 +75,13 @@ def widen(logits: Tensor, kept: Tensor | None, vocab_size: int) -> Tensor:
     return wide.index_copy_(-1, kept, logits)
 
 
+def is_map(ids: Tensor, vocab_size: int) -> bool:
+    """Whether `ids` can be the kept ids of a head: ascending, and within the vocabulary."""
+    if ids.dim() != 1 or not len(ids) or bool((ids[1:] <= ids[:-1]).any()):
+        return False
+    return 0 <= int(ids[0]) <= int(ids[-1]) < vocab_size
+
+
 def read(folder: Path, lm: LM, source: Path, vocab_size: int) -> Head:
     """The trimmed head in `folder` for `lm`, which was loaded from `source`.
 

@@ -8,9 +8,11 @@ model bit for bit. Kangaroo, S2D's depths and Mirror-SD's early exit stand on th
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
+
+from specctl.models.fused import FusedDecoder
 
 
 def segment(module: nn.Module, start: int, stop: int | None) -> nn.Module:
@@ -19,11 +21,15 @@ def segment(module: nn.Module, start: int, stop: int | None) -> nn.Module:
     A segment takes `input_ids` `[n, q]` when it starts at 0, else `inputs_embeds` `[n, q, H]`. It returns
     transformers' own output: `last_hidden_state`, or `logits` for the last one.
     """
-    base = shallow_copy(_base(module))
+    if isinstance(module, FusedDecoder):
+        return module.part(start, stop)
+    base: Any = shallow_copy(_base(module))
     _set_layers(base, slice(start, stop))
+    if start and hasattr(base, "embedding_multiplier"):
+        base.embedding_multiplier = 1.0  # Granite scales whatever comes in; states were scaled as embeddings
     if stop is not None:
         base._modules["norm"] = nn.Identity()
-        return base
+        return cast(nn.Module, base)
     whole = shallow_copy(module)
     whole._modules[str(module.base_model_prefix)] = base
     return whole

@@ -86,6 +86,41 @@ class KangarooParams(Method):
     )
 
 
+Threshold = Annotated[float, Field(ge=0, le=1.01)]
+Thresholds = Annotated[list[Threshold], Field(min_length=1, max_length=64)]
+
+
+class S2DParams(Method):
+    """One small model that can answer after several depths drafts; it goes deeper for tokens it is unsure of.
+
+    It is cut from the draft model of the pair where there is one, else from the target.
+    """
+
+    takes_draft: ClassVar[bool] = True
+    drafts_itself: ClassVar[bool] = True
+    method: Literal["s2d"]
+    weights: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="folder of `specctl train s2d`; null: the one shipped",
+    )
+    draft_tokens: int = Field(default=5, ge=1, le=64, description="most tokens drafted a round")
+    thresholds: Thresholds | None = Field(
+        default=None,
+        description="one a depth: go deeper unless the best token is likelier; null: those of the weights",
+    )
+    targets: dict[str, Thresholds] = Field(
+        default={}, description="thresholds by the target's name, instead of `thresholds`"
+    )
+    min_confidence: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="stop drafting after a token the draft finds less likely than this",
+    )
+
+
 class AutoParams(Method):
     """Chooses each round how much to draft, and whether by lookup, by a model, or not at all.
 
@@ -99,6 +134,6 @@ class AutoParams(Method):
 
 
 Drafter = Annotated[
-    NoneParams | DraftModelParams | SelfParams | NgramParams | KangarooParams | AutoParams,
+    NoneParams | DraftModelParams | SelfParams | NgramParams | KangarooParams | S2DParams | AutoParams,
     Field(discriminator="method"),
 ]

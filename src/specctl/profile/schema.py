@@ -145,6 +145,10 @@ def _disagreements(profile: Profile) -> list[tuple[tuple[str, ...], str]]:
             found.append((("draft", "model"), f"is of no use to method `{drafter.method}`"))
     elif profile.draft is not None and not drafter.takes_draft:
         found.append((("draft",), f"is of no use to method `{drafter.method}`"))
+    if drafter.method == "s2d" and profile.draft is not None and profile.draft.trim is not None:
+        found.append(
+            (("draft", "trim"), "is of no use to method `s2d`: its vocabulary is chosen in training")
+        )
     if isinstance(drafter, NgramParams) and drafter.min_ngram > drafter.max_ngram:
         found.append((("drafter", "min_ngram"), f"must be at most max_ngram ({drafter.max_ngram})"))
     return found

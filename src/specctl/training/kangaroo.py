@@ -57,7 +57,7 @@ class Kangaroo:
             law, logits = self._logits(self._last(some)).softmax(-1), self._logits(mine)
             return -(law * logits.log_softmax(-1)).sum(-1).mean(), len(mine)
         centres = torch.cat([self._centre(n, one) for n, one in zip(samples, some, strict=True)])
-        loss: Tensor = _CrossEntropy.apply(mine, centres, self._head, self._scale)  # type: ignore[no-untyped-call]
+        loss: Tensor = CrossEntropy.apply(mine, centres, self._head, self._scale)  # type: ignore[no-untyped-call]
         return loss, len(mine)
 
     def measure(self, samples: Sequence[int]) -> Figures:
@@ -114,7 +114,7 @@ class Kangaroo:
         return self._centres[number]
 
 
-class _CrossEntropy(torch.autograd.Function):
+class CrossEntropy(torch.autograd.Function):
     """The mean over positions of -sum p log softmax(z), z = hidden · headᵀ / scale, with p given by its `_centre`.
 
     The gradient is made on the way, chunk by chunk: logits of a whole batch are never held.
