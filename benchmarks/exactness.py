@@ -43,12 +43,17 @@ def main() -> int:
     lines = options.questions.read_text(encoding="utf-8").splitlines()
     chosen = [json.loads(lines[i * len(lines) // options.count]) for i in range(options.count)]
     known = Answers(options)
-    for name in ["plain", *options.profiles.split(",")]:
-        missing = [one for one in chosen if (name, one["question_id"]) not in known.tokens]
-        decode(options, name, missing[: options.piece], known)
-        if options.piece and missing:
-            return 3
-    return compare(options.profiles.split(","), [one["question_id"] for one in chosen], known)
+    names = options.profiles.split(",")
+    size = options.piece or len(chosen)
+    for start in range(0, len(chosen), size):
+        for name in ["plain", *names]:
+            piece = chosen[start : start + size]
+            missing = [one for one in piece if (name, one["question_id"]) not in known.tokens]
+            decode(options, name, missing, known)
+            if options.piece and missing:
+                compare(names, known)
+                return 3
+    return compare(names, known)
 
 
 class Answers:
@@ -110,12 +115,14 @@ def decode(options: argparse.Namespace, name: str, questions: Sequence[Any], kno
     )
 
 
-def compare(names: Sequence[str], questions: Sequence[int], known: Answers) -> int:
+def compare(names: Sequence[str], known: Answers) -> int:
+    """Print what differs among the answers there are; 1 if something does."""
     wrong = 0
     for name in names:
-        differing = [one for one in questions if known.tokens[name, one] != known.tokens["plain", one]]
-        total = sum(len(known.tokens[name, one]) for one in questions)
-        equal = f"{len(questions) - len(differing)}/{len(questions)} equal ({total} tokens)"
+        both = [one for profile, one in known.tokens if profile == name and ("plain", one) in known.tokens]
+        differing = [one for one in both if known.tokens[name, one] != known.tokens["plain", one]]
+        total = sum(len(known.tokens[name, one]) for one in both)
+        equal = f"{len(both) - len(differing)}/{len(both)} equal ({total} tokens)"
         print(f"{name}: {equal}; differing: {differing}", flush=True)
         wrong += len(differing)
     return 1 if wrong else 0

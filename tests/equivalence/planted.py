@@ -285,6 +285,14 @@ PLANTS = [
     _plant("53", "ties go to the highest id", "ties", TOKENS,
            ("decode.accept:greedy", "scores.argmax(dim=-1)",
             "scores.shape[-1] - 1 - scores.flip(-1).argmax(dim=-1)")),
+    _plant("54", "what was drafted when a turn was broken off counts as said", "turns", STATE | TOKENS,
+           ("session:Session.reply", "        elif isinstance(event, Emitted):\n",
+            '        if event.kind == "drafted":\n'
+            "            self.kept = Kept(target.cache, [*ids, *event.tokens])\n"
+            "        elif isinstance(event, Emitted):\n            self.kept = Kept(target.cache, ids)\n")),
+    _plant("55", "a prefix is reused with one rejected token", "turns", STATE | TOKENS,
+           ("decode.target:Target.admit", "self.cache.commit(row, shared)",
+            "self.cache.commit(row, shared + bool(shared))")),
     _plant("56", "speculation silently off", "vacuous", DEGRADED | STRUCTURE,
            ("decode.loop:_budget", "return max(", "return 0 * max(")),
     _plant("57", "a rejected token shown as accepted", "draft-model", STRUCTURE,
@@ -301,8 +309,6 @@ INAPPLICABLE = {
     "48": "the law covers every row of the head, padded ones too, in plain decoding as in speculation",
     "49": "sliding layers keep every slot and are masked; comes with caches that evict",
     "51": "models with recurrent state are refused",
-    "54": "a cache outlives its call in `Session.reply` only, which this verifier does not decode with",
-    "55": "a cache outlives its call in `Session.reply` only, which this verifier does not decode with",
     "58": "no log-probabilities are reported",
 }
 """Bugs of the list that cannot be planted today, each with the reason."""
