@@ -101,7 +101,7 @@ def slow(ids: list[int], limit: int, shortest: int, longest: int) -> list[int]:
             if ends:
                 latest = [ids[end] for end in ends[-16:]]
                 last = {token: at for at, token in enumerate(latest)}
-                text.append(max(last, key=lambda one: (Counter(latest)[one], last[one])))  # noqa: B023
+                text.append(max(last, key=lambda one: (Counter(latest)[one], last[one])))
                 break
         else:
             break

@@ -220,6 +220,8 @@ PLANTS = [
             "index_copy_(-1, (kept + 1) % vocab_size, logits)")),
     _plant("44b", "trimmed rows taken for the first ids", "trimmed", DEGRADED,
            ("models.trimmed:widen", "if kept is None:", "if True:")),
+    _plant("46", "a trimmed head without the end of sequence", "trimmed", DEGRADED,
+           ("models.trimmed:cut", "    head: Any", "    ids = ids[:-1]\n    head: Any")),
     _plant("45", "tokens outside the kept set have a little q", "told-a-little", LAW,
            (_REJECTION, _RESIDUAL, "left = (law - q.clamp(min=1e-9)).clamp(min=0)")),
     _plant("59", "q that is no number accepted", "told-nan", LAW,
@@ -295,6 +297,9 @@ PLANTS = [
             "self.cache.commit(row, shared + bool(shared))")),
     _plant("56", "speculation silently off", "vacuous", DEGRADED | STRUCTURE,
            ("decode.loop:_budget", "return max(", "return 0 * max(")),
+    _plant("56b", "nothing drafted behind a whole draft", "fidelity", DEGRADED,
+           ("drafters.draft_model:DraftModel.draft", "active = [most > 0 for",
+            "active = [most > 0 and self._fed < 2 for")),
     _plant("57", "a rejected token shown as accepted", "draft-model", STRUCTURE,
            (_ROUND, "len(draft.tokens[slot]), accepted[slot], bonus[slot])",
             "len(draft.tokens[slot]), min(accepted[slot] + 1, len(draft.tokens[slot])), bonus[slot])")),
@@ -304,8 +309,7 @@ PLANTS = [
 
 INAPPLICABLE = {
     "28": "there is no least length of an answer",
-    "37": "there is no padding: masks come from the rows' lengths, never from token ids",
-    "46": "which tokens are required is decided when a head is cut, long before a run",
+    "37": "padding is a number of slots (`SlotCache.pads`), never found by token id",
     "48": "the law covers every row of the head, padded ones too, in plain decoding as in speculation",
     "49": "sliding layers keep every slot and are masked; comes with caches that evict",
     "51": "models with recurrent state are refused",

@@ -238,7 +238,8 @@ def trimmed_itself() -> Verdicts:
     """The target drafts with half of its head: whatever it says of that half is right."""
     half = torch.arange(0, VOCAB, 2)
     head = trimming.cut(target_lm(), half)
-    return watched(subject(draft=trimming.trimmed(target_lm(), head)), ask(3, 12))
+    eos = frozenset({VOCAB - 2})
+    return watched(subject(draft=trimming.trimmed(target_lm(), head), eos=eos), ask(3, 12))
 
 
 def coupled() -> Verdicts:

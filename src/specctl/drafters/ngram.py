@@ -64,12 +64,13 @@ class Guess:
 class Ngram:
     """Drafts what followed the last few tokens before, for as long as that is likely to be kept.
 
-    The longer the match and the more its places agree, the likelier the next token. How likely is counted for each
-    row. Where the row floor fills a forward up with dummies (`models/lm.py`), a guess costs no more than they do, so
-    so many tokens are drafted however unlikely.
+    The longer the match and the more its places agree, the likelier the next token; how likely is counted for each
+    row. Where the row floor fills a forward up with dummies (`models/lm.py`), guesses cost no more than they do, so
+    that many tokens are drafted however unlikely.
     """
 
     needs: frozenset[int] = frozenset()
+    adapts = True
 
     def __init__(self, params: NgramParams, parts: Parts) -> None:
         self._params = params
@@ -187,7 +188,7 @@ class Lookup:
         self._indexed = len(ids)
 
     def next(self, text: Sequence[int]) -> Guess | None:
-        """What followed the longest known n-gram that `text` ends in: most often lately, the latest among equals."""
+        """What followed the longest known n-gram that `text` ends in: most often, the latest among equals."""
         for size in self._sizes:
             followed = self._after.get(tuple(text[-size:])) if size <= len(text) else None
             if followed:

@@ -82,9 +82,7 @@ class _Watching(Session):
 class _Talk:
     """One conversation."""
 
-    def __init__(
-        self, session: Session, subject: Subject, tolerance: Tolerance | None, turns: Turns
-    ) -> None:
+    def __init__(self, session: Session, subject: Subject, tolerance: Tolerance | None, turns: Turns) -> None:
         self._session = _Watching.of(session)
         self._subject = subject
         self._tolerance = tolerance
