@@ -242,14 +242,60 @@ def check_numerics(options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+class Dictation:
+    """Makes two copies of a model write the same answer: what transformers' plain generate says.
+
+    Left alone, each follows its own rounding away from plain decoding's text, and the one that happens to begin
+    repeating itself is fast. A hook lifts the answer's next token above all others, in any forward, for both alike;
+    it counts the forwards too.
+    """
+
+    def __init__(self, opened: Any, model: Any) -> None:
+        self._opened, self._model = opened, model
+        self._known: dict[tuple[str, int], list[int]] = {}
+        self._side, self._prompt = 0, 0
+        self._answer: Any = None
+        self.tokens, self.forwards = [0, 0], [0, 0]
+        for module in (opened.target.module, model):
+            module.register_forward_hook(self._hook, with_kwargs=True)
+
+    def run(self, side: int, prompt: str, n: int, decode: Callable[[], tuple[float, int, list[int]]]) -> Any:
+        import torch
+
+        if (prompt, n) not in self._known:
+            self._answer = None
+            self._known[prompt, n] = theirs(self._model, self._opened, prompt, n)[2]
+        expected = self._known[prompt, n]
+        self._side, self._answer = side, torch.tensor(expected)
+        self._prompt = len(self._opened.encode(prompt, system=None, raw=False))
+        result = decode()
+        if result[2] != expected:
+            raise SystemExit(f"side {side} did not write what it was told after {prompt!r}")
+        self.tokens[side] += len(expected)
+        return result
+
+    def _hook(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        if self._answer is None:
+            return
+        self.forwards[self._side] += 1
+        logits = output.logits
+        at = kwargs["position_ids"][0, -logits.shape[1] :] + 1 - self._prompt
+        mine = ((at >= 0) & (at < len(self._answer))).nonzero()[:, 0]
+        logits[0, mine, self._answer[at[mine]]] = 1e4
+
+
 def _ngram(options: argparse.Namespace, pair: str, name: str) -> None:
     opened = session(pair, "ngram")
     model = peer(pull(pair)[0])
     how = {"prompt_lookup_num_tokens": 10}  # as its documentation shows
+    text = Dictation(opened, model)
     duel(
         options, f"ngram against transformers' prompt lookup, {name}", ">= 1.05 x",
-        lambda prompt, n: ours(opened, prompt, n), lambda prompt, n: theirs(model, opened, prompt, n, **how),
+        lambda prompt, n: text.run(0, prompt, n, lambda: ours(opened, prompt, n)),
+        lambda prompt, n: text.run(1, prompt, n, lambda: theirs(model, opened, prompt, n, **how)),
     )  # fmt: skip
+    mean = [tokens / forwards for tokens, forwards in zip(text.tokens, text.forwards, strict=True)]
+    print(f"  tokens a forward, the prompt's included: {mean[0]:.2f} against {mean[1]:.2f}", flush=True)
 
 
 def check_ngram(options: argparse.Namespace) -> None:

@@ -131,15 +131,16 @@ class Session:
         drafter = self.drafter(rules.sampler)
         first = requests[: rules.batch_size]
         longest = max(len(one.prompt) + one.max_new_tokens for one in first)
-        target = Target(
-            self.target,
-            slots=len(first),
-            capacity=min(longest, self.target.context_length) + 1,
-            captures=drafter.needs,
-            kept=kept,
-        )
+        capacity = min(longest, self.target.context_length) + 1
+        target = self.make_target(len(first), capacity, drafter.needs, kept)
         events = decode(target, drafter, requests, rules, cancelled=cancelled)
         return target, annotate(events, self.tokenizer, requests)
+
+    def make_target(
+        self, slots: int, capacity: int, needs: frozenset[int], kept: Kept | None = None
+    ) -> Target:
+        """The target with room for `slots` rows of `capacity` tokens, on the kept cache if there is one."""
+        return Target(self.target, slots=slots, capacity=capacity, captures=needs, kept=kept)
 
     def sampler(self) -> Sampler:
         """The profile's law of the next token, with keyed noise."""

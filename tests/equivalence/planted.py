@@ -220,6 +220,8 @@ PLANTS = [
             "index_copy_(-1, (kept + 1) % vocab_size, logits)")),
     _plant("44b", "trimmed rows taken for the first ids", "trimmed", DEGRADED,
            ("models.trimmed:widen", "if kept is None:", "if True:")),
+    _plant("46", "a trimmed head without the end of sequence", "trimmed", DEGRADED,
+           ("models.trimmed:cut", "    head: Any", "    ids = ids[:-1]\n    head: Any")),
     _plant("45", "tokens outside the kept set have a little q", "told-a-little", LAW,
            (_REJECTION, _RESIDUAL, "left = (law - q.clamp(min=1e-9)).clamp(min=0)")),
     _plant("59", "q that is no number accepted", "told-nan", LAW,
@@ -285,8 +287,19 @@ PLANTS = [
     _plant("53", "ties go to the highest id", "ties", TOKENS,
            ("decode.accept:greedy", "scores.argmax(dim=-1)",
             "scores.shape[-1] - 1 - scores.flip(-1).argmax(dim=-1)")),
+    _plant("54", "what was drafted when a turn was broken off counts as said", "turns", STATE | TOKENS,
+           ("session:Session.reply", "        elif isinstance(event, Emitted):\n",
+            '        if event.kind == "drafted":\n'
+            "            self.kept = Kept(target.cache, [*ids, *event.tokens])\n"
+            "        elif isinstance(event, Emitted):\n            self.kept = Kept(target.cache, ids)\n")),
+    _plant("55", "a prefix is reused with one rejected token", "turns", STATE | TOKENS,
+           ("decode.target:Target.admit", "self.cache.commit(row, shared)",
+            "self.cache.commit(row, shared + bool(shared))")),
     _plant("56", "speculation silently off", "vacuous", DEGRADED | STRUCTURE,
            ("decode.loop:_budget", "return max(", "return 0 * max(")),
+    _plant("56b", "nothing drafted behind a whole draft", "fidelity", DEGRADED,
+           ("drafters.draft_model:DraftModel.draft", "active = [most > 0 for",
+            "active = [most > 0 and self._fed < 2 for")),
     _plant("57", "a rejected token shown as accepted", "draft-model", STRUCTURE,
            (_ROUND, "len(draft.tokens[slot]), accepted[slot], bonus[slot])",
             "len(draft.tokens[slot]), min(accepted[slot] + 1, len(draft.tokens[slot])), bonus[slot])")),
@@ -296,13 +309,10 @@ PLANTS = [
 
 INAPPLICABLE = {
     "28": "there is no least length of an answer",
-    "37": "there is no padding: masks come from the rows' lengths, never from token ids",
-    "46": "which tokens are required is decided when a head is cut, long before a run",
+    "37": "padding is a number of slots (`SlotCache.pads`), never found by token id",
     "48": "the law covers every row of the head, padded ones too, in plain decoding as in speculation",
     "49": "sliding layers keep every slot and are masked; comes with caches that evict",
     "51": "models with recurrent state are refused",
-    "54": "a cache outlives its call in `Session.reply` only, which this verifier does not decode with",
-    "55": "a cache outlives its call in `Session.reply` only, which this verifier does not decode with",
     "58": "no log-probabilities are reported",
 }
 """Bugs of the list that cannot be planted today, each with the reason."""

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from counts import g_test
+from toys import toy_lm
 
 from enumerator import EXACT, HARD, distance, smooth, trimmed, world
-from fakes import VOCAB, ask, render, scripts, tiny_module
+from fake_tokenizers import byte_tokenizer
+from fakes import VOCAB, ask, noisy_lm, render, scripts, tiny_module
 from specctl.decode import accept as accept_module
 from specctl.decode.accept import ACCEPTORS
 from specctl.decode.draft import Draft, Drafter, Parts, Request, Row
@@ -32,12 +34,15 @@ from specctl.equivalence.greedy import Watchers, verify_greedy
 from specctl.equivalence.reference import decode_plainly
 from specctl.equivalence.report import Verdict
 from specctl.equivalence.sampled import SampledLaw
-from specctl.equivalence.subject import Subject
+from specctl.equivalence.subject import Subject, from_session
+from specctl.equivalence.turns import verify_turns
 from specctl.equivalence.verify import _vacuous
 from specctl.equivalence.watch import Watched
 from specctl.models import trimmed as trimming
 from specctl.models.lm import LM
 from specctl.profile.drafters import DraftModelParams
+from specctl.profile.schema import Profile
+from specctl.session import Session, SessionInfo
 
 K = 3
 HOT = Law(temperature=3.0, top_k=12)
@@ -233,7 +238,8 @@ def trimmed_itself() -> Verdicts:
     """The target drafts with half of its head: whatever it says of that half is right."""
     half = torch.arange(0, VOCAB, 2)
     head = trimming.cut(target_lm(), half)
-    return watched(subject(draft=trimming.trimmed(target_lm(), head)), ask(3, 12))
+    eos = frozenset({VOCAB - 2})
+    return watched(subject(draft=trimming.trimmed(target_lm(), head), eos=eos), ask(3, 12))
 
 
 def coupled() -> Verdicts:
@@ -242,6 +248,32 @@ def coupled() -> Verdicts:
 
 def short_draft() -> Verdicts:
     return watched(subject(draft=short_lm()), ask(2, 12))
+
+
+@cache
+def talking() -> Session:
+    """A session on the toys in bf16, where what a cache holds does not depend on how it got there."""
+    profile = Profile.model_validate(
+        {
+            "schema": 1, "about": "a test", "target": "here", "name": "test", "draft": "there",
+            "drafter": {"method": "draft-model", "draft_tokens": K},
+        }
+    )  # fmt: skip
+    module = tiny_module(dtype=torch.bfloat16)
+    module.load_state_dict(noisy_lm().module.state_dict())
+    draft = LM(module, "noisy", row_floor=2)
+    info = SessionInfo("toy", "noisy", "cpu", "bfloat16", "invariant", None, None, "greedy", True)
+    return Session(profile, info, byte_tokenizer(), toy_lm(), draft, frozenset())
+
+
+def turns() -> Verdicts:
+    """A conversation whose turns build on the cache of the one before."""
+    session = talking()
+    found = verify_turns(session, from_session(session), ask(2, 12), None)
+    assert found.reused
+    return frozenset(
+        [report.verdict for report in found.judged] + [problem.verdict for problem in found.problems()]
+    )
 
 
 def nothing_drafted() -> Verdicts:
@@ -343,6 +375,7 @@ SCENES: dict[str, Callable[[], Verdicts]] = {
     "trimmed": trimmed_itself,
     "coupled": coupled,
     "short-draft": short_draft,
+    "turns": turns,
     "vacuous": nothing_drafted,
     "sampled": sampled,
     "enumerated": enumerated,

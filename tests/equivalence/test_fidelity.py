@@ -10,11 +10,11 @@ import torch
 from toys import subject, toy_lm
 
 from fakes import ask, noisy_lm, tiny_module
-from specctl.decode.draft import Drafter, Parts, Row, Scored
+from specctl.decode.draft import Draft, Drafter, Parts, Row, Scored
 from specctl.decode.sampling import Law, Sampler
 from specctl.drafters.draft_model import DraftModel
 from specctl.drafters.ngram import Ngram
-from specctl.equivalence.fidelity import Fidelity, acceptance
+from specctl.equivalence.fidelity import Fidelity, Proposal, acceptance
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Verdict
 from specctl.equivalence.subject import Subject
@@ -92,6 +92,62 @@ def test_a_planted_draft_cache_bug_is_seen() -> None:
 def test_planted_self_draft_misses_are_seen() -> None:
     found = [one.what for one in watched(with_draft(toy_lm(), Rewound)).problems()]
     assert any("drafting for itself" in what for what in found)
+
+
+class Idle(DraftModel):
+    """Drafts nothing behind a draft that was kept whole."""
+
+    whole = False
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        return super().draft(rows, [0 if self.whole else most for most in budget])
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        self.whole = max(accepted) == 3
+        super().observe(rows, scored, accepted)
+
+
+class Hasty(DraftModel):
+    """Leaves its last token out when there is one more to draft."""
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        one = super().draft(rows, budget)
+        late = len(rows[0].ids) % 2
+        return Draft([tokens[:-1] if late else tokens for tokens in one.tokens])
+
+
+@pytest.mark.parametrize("make", [Idle, Hasty])
+def test_planted_missing_drafts_are_seen(make: Callable[..., Drafter]) -> None:
+    """With a fresh drafter of the right kind: what a bug leaves out hides from a comparison of tokens."""
+    one = with_draft(draft_lm(), make)
+    right = with_draft(draft_lm())
+    fidelity = Fidelity(right)
+    watchers = Watchers(drafter=fidelity.watch)
+    reports = verify_greedy(one, ask(3, 16), batch_size=2, noise=None, audit=0, watchers=watchers)
+    assert {report.verdict for report in reports} == {Verdict.EXACT}
+    assert not fidelity.mismatches
+    assert ["instead of" in problem.what for problem in fidelity.problems()] == [True]
+
+
+def proposal(n: int, confidence: float | None) -> Proposal:
+    return Proposal([7] * n, None, None if confidence is None else [confidence] * n)
+
+
+@pytest.mark.parametrize(
+    ("live", "fresh", "explained"),
+    [
+        (proposal(1, 0.39), proposal(3, 0.41), True),
+        (proposal(3, 0.41), proposal(1, 0.39), True),
+        (proposal(1, 0.41), proposal(3, 0.41), False),
+        (proposal(1, 0.2), proposal(3, 0.41), False),
+        (proposal(0, 0.39), proposal(3, 0.41), False),
+        (proposal(1, None), proposal(3, None), False),
+    ],
+)
+def test_only_rounding_at_the_border_explains_another_length(
+    live: Proposal, fresh: Proposal, explained: bool
+) -> None:
+    assert Fidelity(with_draft(draft_lm()))._as_sure(live, fresh) is explained
 
 
 NOISE = Noise(0.2, 0.01, 100, {}, 0.1, 3.0)

@@ -94,7 +94,8 @@ class Drafter(Protocol):
 
     `draft` and `observe` may speak of the first slots only; the others wait.
 
-    `needs` lists the depths whose hidden states the target has to capture.
+    `needs` lists the depths whose hidden states the target has to capture. A drafter whose drafts get longer or
+    shorter by what was accepted before says so with `adapts = True`; verification takes it for False.
     """
 
     needs: frozenset[int]

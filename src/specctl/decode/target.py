@@ -54,7 +54,7 @@ class Target:
         context = prompt[:-1]
         known, self._known = self._known, []
         if not self._captures:
-            shared = _common_prefix(known, context)
+            shared = common_prefix(known, context)
             self.cache.commit(row, shared)
             self.lm.prefill(self.cache, row, context[shared:])
             return {}
@@ -125,5 +125,6 @@ class Target:
         return Scored(self.lm.segment(self.cache, states, batch, start, None), hidden)
 
 
-def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens both begin with."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -37,6 +37,7 @@ class Auto:
     """
 
     needs: frozenset[int] = frozenset()
+    adapts = True
 
     def __init__(
         self, params: AutoParams, parts: Parts, build: Callable[[Any, Parts], Drafter] = build_drafter

@@ -1,63 +1,126 @@
 """N-gram drafting: the text so far often says what comes next (prompt lookup, and the answer itself).
 
-The last few tokens are sought in what stands before them; what followed there is the draft. No model, next to
-no cost. Source: Saxena, "Prompt Lookup Decoding" (2023); the same idea is in arXiv:2304.04487.
+The last few tokens are sought in what stands before them, and what followed there most often is drafted; then the
+same again, with the drafted token at the end. No model, next to no cost. Sources: Saxena, "Prompt Lookup Decoding"
+(2023), the same idea in arXiv:2304.04487; counting what followed, as in arXiv:2411.04975.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from torch import Tensor
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.profile.drafters import NgramParams
 
-_WORTH = 0.06
+_WORTH = 0.07
 """A drafted token is worth its place while it is kept at least this often. A row costs a small model's forward some
 3 % on a CPU (`specctl doctor` shows it); twice that did best in replays of plain answers to prompts of our own."""
+
+_VOTES = 16
+"""The latest places where an n-gram stood that are asked what followed."""
+
+_RECENT = 48
+"""Tokens among which the most frequent one is sought where nothing matches."""
+
+
+class Agreement(IntEnum):
+    """How sure what followed an n-gram is: it stood once; the same always; mostly; as often something else."""
+
+    ONCE = 0
+    ALWAYS = 1
+    MOSTLY = 2
+    SPLIT = 3
+
+
+_RIGHT = (
+    (0.03, 0.03, 0.03, 0.03),
+    (0.23, 0.43, 0.34, 0.13),
+    (0.51, 0.78, 0.57, 0.26),
+    (0.58, 0.78, 0.68, 0.26),
+    (0.70, 0.91, 0.63, 0.40),
+    (0.76, 0.90, 0.70, 0.40),
+    (0.87, 0.99, 0.80, 0.46),
+)
+"""How often a token was right, by length of the match (the last line: or longer) and agreement: answers of
+SmolLM2-135M to prompts of our own. A row's own count takes over as it grows."""
+
+_IMAGINED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """One drafted token, the length of the match that it followed, and whether others followed there too."""
+
+    token: int
+    size: int
+    agreement: Agreement
 
 
 class Ngram:
     """Drafts what followed the last few tokens before, for as long as that is likely to be kept.
 
-    The longer the run that matched, the likelier the next token. How likely is counted for each row and length.
+    The longer the match and the more its places agree, the likelier the next token; how likely is counted for each
+    row. Where the row floor fills a forward up with dummies (`models/lm.py`), guesses cost no more than they do, so
+    that many tokens are drafted however unlikely.
     """
 
     needs: frozenset[int] = frozenset()
+    adapts = True
 
     def __init__(self, params: NgramParams, parts: Parts) -> None:
         self._params = params
         self._eos = parts.eos
+        self._free = parts.target.row_floor - 1
         self._seen: list[Lookup] = []
         self._odds: list[Odds] = []
-        self._matched: list[Match] = []
+        self._guessed: list[tuple[int, list[Guess]]] = []  # place of the first token, by slot
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._seen.append(Lookup(self._params.min_ngram, self._params.max_ngram))
-        self._odds.append(Odds(self._params.max_ngram))
+        self._odds.append(Odds())
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
-        drafts = []
-        self._matched = []
+        tokens, chances = [], []
+        self._guessed = []
         for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
-            seen = self._seen[slot]
-            seen.extend(row.ids)
-            size, start = seen.match(row.ids)
-            limit = self._odds[slot].worthwhile(size, min(most, self._params.draft_tokens))
-            drafts.append(continuation(row.ids, start, limit, self._eos))
-            self._matched.append(Match(size, drafts[-1], len(row.ids)))
-        chances = [
-            [odds.chance(match.size, n) for n in range(len(match.tokens))]
-            for odds, match in zip(self._odds, self._matched, strict=False)
-        ]
-        return Draft(drafts, confidence=chances)
+            self._seen[slot].extend(row.ids)
+            guesses, chance = self._guesses(slot, row.ids, min(most, self._params.draft_tokens))
+            self._guessed.append((len(row.ids), guesses))
+            tokens.append([guess.token for guess in guesses])
+            chances.append(chance)
+        return Draft(tokens, confidence=chances)
+
+    def _guesses(self, slot: int, ids: Sequence[int], limit: int) -> tuple[list[Guess], list[float]]:
+        """The draft behind `ids`, and how likely each of its tokens is if those before it are right."""
+        seen, odds = self._seen[slot], self._odds[slot]
+        text = list(ids[-self._params.max_ngram :])
+        guesses: list[Guess] = []
+        chances: list[float] = []
+        all_right = 1.0
+        while len(guesses) < limit and not (guesses and guesses[-1].token in self._eos):
+            guess = seen.next(text)
+            if guess is None and not guesses and self._free and self._params.min_ngram == 1:
+                guess = most_frequent(ids)
+            if guess is None:
+                break
+            chance = odds.chance(guess)
+            all_right *= chance
+            if all_right < _WORTH and len(guesses) >= self._free:
+                break
+            guesses.append(guess)
+            chances.append(chance)
+            text.append(guess.token)
+        return guesses, chances
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         """Learns from what was committed, so it does not matter whether its draft was the one that was scored."""
-        for row, odds, match in zip(rows, self._odds, self._matched, strict=False):
-            odds.count(match.size, match.tokens, row.ids[match.at :])
+        for row, odds, (at, guesses) in zip(rows, self._odds, self._guessed, strict=False):
+            odds.count(guesses, row.ids[at:])
 
     def swap(self, one: int, other: int) -> None:
         self._seen[one], self._seen[other] = self._seen[other], self._seen[one]
@@ -70,74 +133,50 @@ class Ngram:
         self._odds.pop()
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
-    """Tokens drafted from a match of `size`, for the places from `at` on."""
-
-    size: int
-    tokens: list[int]
-    at: int
-
-
 class Odds:
-    """How often the token after a match of each length was right, in one row.
+    """How often guesses of each kind were right, in one row.
 
-    >>> odds = Odds(4)
-    >>> odds.worthwhile(1, 9), odds.worthwhile(4, 9)
-    (4, 9)
-    >>> for _ in range(20):
-    ...     odds.count(1, drafted=[7, 8, 9, 9], committed=[5])
-    >>> odds.worthwhile(1, 9)
-    1
+    >>> odds, guess = Odds(), Guess(7, 2, Agreement.ONCE)
+    >>> odds.chance(guess)
+    0.51
+    >>> for _ in range(34):
+    ...     odds.count([guess, guess], committed=[5])
+    >>> round(odds.chance(guess), 3)
+    0.163
     """
 
-    def __init__(self, longest: int) -> None:
-        # Eight imagined tries each, until the row's own outweigh them.
-        self._tries = [8.0] * (longest + 1)
-        self._right = [8 * (1 - 0.7**size) for size in range(longest + 1)]
+    def __init__(self) -> None:
+        self._tries = [[_IMAGINED] * len(rates) for rates in _RIGHT]
+        self._right = [[_IMAGINED * rate for rate in rates] for rates in _RIGHT]
 
-    def worthwhile(self, size: int, limit: int) -> int:
-        """How many tokens to draft from a match of `size`: while the chance that all are right is worth a row."""
-        chance = 1.0
-        for n in range(limit):
-            chance *= self.chance(size, n)
-            if chance < _WORTH:
-                return n
-        return limit
+    def chance(self, guess: Guess) -> float:
+        size = min(guess.size, len(_RIGHT) - 1)
+        return self._right[size][guess.agreement] / self._tries[size][guess.agreement]
 
-    def chance(self, size: int, n: int) -> float:
-        """Odds that drafted token n is right, given that those before it are."""
-        at = self._grown(size, n)
-        return self._right[at] / self._tries[at]
-
-    def count(self, size: int, drafted: Sequence[int], committed: Sequence[int]) -> None:
+    def count(self, guesses: Sequence[Guess], committed: Sequence[int]) -> None:
         """A draft's outcome: what was committed judges its tokens up to the first wrong one."""
-        for n, (token, right) in enumerate(zip(drafted, committed, strict=False)):
-            at = self._grown(size, n)
-            self._tries[at] += 1
-            self._right[at] += token == right
-            if token != right:
+        for guess, token in zip(guesses, committed, strict=False):
+            size = min(guess.size, len(_RIGHT) - 1)
+            self._tries[size][guess.agreement] += 1
+            self._right[size][guess.agreement] += guess.token == token
+            if guess.token != token:
                 return
-
-    def _grown(self, size: int, n: int) -> int:
-        """The match's length once n drafted tokens were right."""
-        return min(size + n, len(self._tries) - 1)
 
 
 class Lookup:
-    """Where each n-gram of a growing sequence was last followed by something.
+    """What followed each n-gram of a growing sequence.
 
     >>> seen = Lookup(1, 2)
-    >>> ids = [5, 6, 7, 8, 5, 6]
-    >>> seen.extend(ids)
-    >>> size, start = seen.match(ids)
-    >>> size, continuation(ids, start, 3, frozenset())
-    (2, [7, 8, 5])
+    >>> seen.extend([5, 6, 7, 8, 5, 6, 9, 5, 6, 7, 5, 6])
+    >>> seen.next([5, 6])
+    Guess(token=7, size=2, agreement=<Agreement.MOSTLY: 2>)
+    >>> seen.next([6, 8])
+    Guess(token=5, size=1, agreement=<Agreement.ONCE: 0>)
     """
 
     def __init__(self, shortest: int, longest: int) -> None:
         self._sizes = range(longest, shortest - 1, -1)
-        self._after: dict[tuple[int, ...], int] = {}
+        self._after: dict[tuple[int, ...], list[int]] = {}
         self._indexed = 0
 
     def extend(self, ids: Sequence[int]) -> None:
@@ -145,25 +184,28 @@ class Lookup:
         for end in range(max(self._indexed, 1), len(ids)):
             for size in self._sizes:
                 if size <= end:
-                    self._after[tuple(ids[end - size : end])] = end
+                    self._after.setdefault(tuple(ids[end - size : end]), []).append(ids[end])
         self._indexed = len(ids)
 
-    def match(self, ids: Sequence[int]) -> tuple[int, int | None]:
-        """The longest known n-gram that `ids` ends in: its size and the place behind its last occurrence."""
+    def next(self, text: Sequence[int]) -> Guess | None:
+        """What followed the longest known n-gram that `text` ends in: most often, the latest among equals."""
         for size in self._sizes:
-            if (key := tuple(ids[-size:])) in self._after:
-                return size, self._after[key]
-        return 0, None
+            followed = self._after.get(tuple(text[-size:])) if size <= len(text) else None
+            if followed:
+                latest = followed[: -_VOTES - 1 : -1]
+                token, votes = Counter(latest).most_common(1)[0]
+                return Guess(token, size, _agreement(votes, len(latest)))
+        return None
 
 
-def continuation(ids: Sequence[int], start: int | None, limit: int, eos: frozenset[int]) -> list[int]:
-    """At most `limit` tokens copied from `start` on; none if `start` is None.
+def _agreement(votes: int, places: int) -> Agreement:
+    if places == 1:
+        return Agreement.ONCE
+    if votes == places:
+        return Agreement.ALWAYS
+    return Agreement.MOSTLY if 2 * votes > places else Agreement.SPLIT
 
-    A copy that runs into the end of `ids` goes on with what it has copied, so a repeating text is continued
-    past its last period. Nothing is drafted behind an end of sequence.
-    """
-    drafted: list[int] = []
-    while start is not None and len(drafted) < limit and not (drafted and drafted[-1] in eos):
-        at = start + len(drafted)
-        drafted.append(ids[at] if at < len(ids) else drafted[at - len(ids)])
-    return drafted
+
+def most_frequent(ids: Sequence[int]) -> Guess:
+    """The commonest of the last tokens, for want of a match."""
+    return Guess(Counter(ids[: -_RECENT - 1 : -1]).most_common(1)[0][0], 0, Agreement.SPLIT)

@@ -1,4 +1,7 @@
-"""What a draft claims: that its tokens were drawn from the law it reports, and within its model's context."""
+"""What a draft claims: that its tokens were drawn from the law it reports, and within its model's context.
+
+And that a trimmed head can still end an answer.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,12 @@ class Claims:
         return _Watched(drafter, self)
 
     def problems(self) -> Iterator[Problem]:
+        lm = self.subject.draft
+        if lm is not None and lm.kept is not None:
+            missing = self.subject.rules.eos.difference(lm.kept.tolist())
+            if missing:
+                what = f"the trimmed head of the draft lacks tokens that end an answer: {sorted(missing)}"
+                yield Problem(Verdict.DRAFT_DEGRADED, what)
         if self.wrong:
             more = f", and {len(self.wrong) - 1} more like this" if len(self.wrong) > 1 else ""
             yield Problem(Verdict.DRAFT_DEGRADED, f"{self.wrong[0]}{more}")

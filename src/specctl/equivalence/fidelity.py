@@ -26,6 +26,23 @@ _Z = 5.0
 
 _ROUNDING = 1e-6
 
+_UNSURE = 0.05
+"""Rounding to 16 bits moves a draft's confidence by less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One row of a draft: its tokens, their laws `[k, vocab]`, how likely the drafter found each."""
+
+    tokens: Sequence[int]
+    q: Tensor | None
+    confidence: Sequence[float] | None
+
+    @classmethod
+    def of(cls, draft: Draft, slot: int) -> Proposal:
+        q = None if draft.q is None else draft.q[slot]
+        return cls(draft.tokens[slot], q, None if draft.confidence is None else draft.confidence[slot])
+
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
@@ -38,6 +55,15 @@ class Mismatch:
     live: int
     fresh: int
     apart: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A draft of another length than a fresh drafter's: `live` instead of `fresh`, behind so many `tokens`."""
+
+    tokens: int
+    live: int
+    fresh: int
 
 
 class Fidelity:
@@ -65,6 +91,7 @@ class Fidelity:
         self.expected = 0.0
         self.observed = 0
         self.mismatches: list[Mismatch] = []
+        self.cuts: list[Cut] = []
         self.missed = 0
         self._variance = 0.0
         self._noise = noise
@@ -72,18 +99,34 @@ class Fidelity:
     def watch(self, drafter: Drafter) -> Drafter:
         return _Watched(drafter, self)
 
-    def compare(self, row: Row, most: int, live: Sequence[int], q: Tensor | None) -> None:
-        """One row's draft, and its laws `[k, vocab]`, with what a fresh drafter proposes."""
-        # How many are worth drafting may depend on a drafter's past; which tokens may not.
-        fresh, fresh_q = fresh_draft(self.subject, row, len(live) or most)
+    def compare(self, row: Row, most: int, live: Proposal, *, adapts: bool) -> None:
+        """One row's draft with what a fresh drafter proposes.
+
+        Where the drafter `adapts`, how many tokens are worth drafting depends on its past; which tokens never does.
+        """
+        fresh = fresh_draft(self.subject, row, len(live.tokens) or most if adapts else most)
         self.compared += 1
-        for at, pair in enumerate(zip(live, fresh, strict=False)):
+        for at, pair in enumerate(zip(live.tokens, fresh.tokens, strict=False)):
             apart = None
-            if q is not None and fresh_q is not None:
-                apart = float((q[at].double() - fresh_q[at].double()).abs().sum()) / 2
+            if live.q is not None and fresh.q is not None:
+                apart = float((live.q[at].double() - fresh.q[at].double()).abs().sum()) / 2
             if pair[0] != pair[1] or (apart or 0) > _ROUNDING:
-                self.mismatches.append(Mismatch((*row.ids, *live[:at]), *pair, apart))
-                break
+                self.mismatches.append(Mismatch((*row.ids, *live.tokens[:at]), *pair, apart))
+                return
+        if not adapts and len(live.tokens) != len(fresh.tokens) and not self._as_sure(live, fresh):
+            self.cuts.append(Cut(len(row.generated), len(live.tokens), len(fresh.tokens)))
+
+    def _as_sure(self, live: Proposal, fresh: Proposal) -> bool:
+        """Whether the shorter draft may have ended for want of confidence that rounding explains.
+
+        The token that was not sure enough stays in a draft, so none is ever empty for that reason.
+        """
+        shorter = min(len(live.tokens), len(fresh.tokens))
+        if not shorter:
+            return False
+        if live.confidence is None or fresh.confidence is None:
+            return self.subject.numerics == "native"
+        return 0 < abs(live.confidence[shorter - 1] - fresh.confidence[shorter - 1]) <= _UNSURE
 
     def count(self, scores: Tensor, tokens: Sequence[int], q: Tensor | None, accepted: int) -> None:
         """A verdict on one row: scores `[k + 1, vocab]` of the target, the draft, how much of it was kept."""
@@ -130,6 +173,13 @@ class Fidelity:
                 Verdict.DRAFT_DEGRADED,
                 f"drafting for itself, the target rejected {self.missed} of {self.drafted} tokens",
             )
+        if self.cuts:
+            cut = self.cuts[0]
+            yield Problem(
+                Verdict.DRAFT_DEGRADED,
+                f"{len(self.cuts)} of {self.compared} drafts are shorter or longer than a fresh drafter's, first "
+                f"{cut.live} tokens instead of {cut.fresh} after {cut.tokens}",
+            )
         left = self._unexplained()
         if left:
             one = left[0]
@@ -144,6 +194,7 @@ class Fidelity:
             "fresh_drafts_compared": self.compared,
             "mismatches": len(self.mismatches),
             "unexplained": len(self._unexplained()),
+            "other_lengths": len(self.cuts),
             "accepted_observed": self.observed,
             "accepted_expected": round(self.expected, 3),
             "z": round(self.z, 3) if math.isfinite(self.z) else None,
@@ -193,8 +244,8 @@ class _Watched:
         self._rounds += 1
         if chosen(self._rounds, self._fidelity.share):
             for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
-                q = None if draft.q is None else draft.q[slot]
-                self._fidelity.compare(row, most, draft.tokens[slot], q)
+                adapts = getattr(self._drafter, "adapts", False)
+                self._fidelity.compare(row, most, Proposal.of(draft, slot), adapts=adapts)
         return draft
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
@@ -212,8 +263,8 @@ class _Watched:
         self._drafter.drop(slot)
 
 
-def fresh_draft(subject: Subject, row: Row, most: int) -> tuple[list[int], Tensor | None]:
-    """What a drafter without a past proposes behind the row's committed tokens, and its laws `[k, vocab]`."""
+def fresh_draft(subject: Subject, row: Row, most: int) -> Proposal:
+    """What a drafter without a past proposes behind the row's committed tokens."""
     alone = Row(row.index, row.request, list(row.ids))
     drafter = subject.make_drafter(subject.rules.sampler)
     hidden: dict[int, Tensor] = {}
@@ -222,8 +273,7 @@ def fresh_draft(subject: Subject, row: Row, most: int) -> tuple[list[int], Tenso
         hidden = target.admit(alone.ids)
         share_cache(drafter, target.cache)
     drafter.begin(alone, hidden)
-    draft = drafter.draft([alone], [most])
-    return draft.tokens[0], None if draft.q is None else draft.q[0]
+    return Proposal.of(drafter.draft([alone], [most]), 0)
 
 
 def acceptance(p: Tensor, tokens: Sequence[int], q: Tensor | None) -> list[float]:

@@ -67,7 +67,7 @@ def verify_greedy(
             if crash is None:
                 report = judge(name, request, own, watched, row, subject, tolerance)
             else:
-                report = _crashed(name, crash, watched.problems.get(row, []))
+                report = crashed(name, crash, watched.problems.get(row, []))
             reports.append(report)
             watchers.judged(report)
     return reports
@@ -99,6 +99,11 @@ def _run(
     stream: Iterable[Event] = decode(cast(Target, watched), drafter, requests, rules)
     if subject.tokenizer is not None:
         stream = annotate(stream, subject.tokenizer, requests)
+    return watched, *collect(stream)
+
+
+def collect(stream: Iterable[Event]) -> tuple[list[Event], Exception | None]:
+    """The events of a run and the crash that ended it; what is the machine's fault or the caller's is raised."""
     events: list[Event] = []
     try:
         for event in stream:
@@ -108,11 +113,12 @@ def _run(
             isinstance(error, SpecctlError) and not isinstance(error, MachineError)
         ):
             raise
-        return watched, events, error
-    return watched, events, None
+        return events, error
+    return events, None
 
 
-def _crashed(name: str, error: Exception, found: Sequence[Problem]) -> SequenceReport:
+def crashed(name: str, error: Exception, found: Sequence[Problem]) -> SequenceReport:
+    """The report of a sequence whose run broke; `found` are problems seen before."""
     verdict = Verdict.INCONCLUSIVE if isinstance(error, MachineError) else Verdict.STRUCTURE
     crash = Problem(verdict, f"decoding failed with {type(error).__name__}: {error}")
     worst = max((verdict, *(one.verdict for one in found)), key=lambda one: one.severity)

@@ -108,6 +108,7 @@ class Report:
     noise: dict[str, Any] | None = None
     fidelity: dict[str, Any] | None = None
     sampled: dict[str, Any] | None = None
+    turns: dict[str, Any] | None = None
     context: Context | None = None
     case: Tape | None = None
     case_file: str | None = None
@@ -144,6 +145,7 @@ class Report:
             "sequences": [_sequence(one) for one in self.sequences],
             "draft_fidelity": self.fidelity,
             "sampled": self.sampled,
+            "turns": self.turns,
             "tape_ref": self.case_file,
             "problems": [_problem(one) for one in self.problems],
             "totals": self.totals(),

@@ -44,8 +44,7 @@ def from_session(session: Session) -> Subject:
     sampler = session.sampler()
 
     def make_target(slots: int, capacity: int) -> Target:
-        needs = session.drafter(sampler).needs
-        return Target(session.target, slots=slots, capacity=capacity, captures=needs)
+        return session.make_target(slots, capacity, session.drafter(sampler).needs)
 
     return Subject(
         session.target,

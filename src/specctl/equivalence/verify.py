@@ -22,6 +22,8 @@ from specctl.equivalence.rescore import Rescorer
 from specctl.equivalence.sampled import SampledLaw
 from specctl.equivalence.subject import Subject, from_session
 from specctl.equivalence.suite import Prompt
+from specctl.equivalence.turns import verify_turns
+from specctl.equivalence.verdicts import Tolerance
 from specctl.events import Event
 from specctl.models.lm import LM
 from specctl.models.trimmed import cut, trimmed
@@ -92,6 +94,9 @@ def verify(
     problems += [] if noise is None else too_many_ties(sequences, noise)
     own = _self_draft(session, subject, requests, noise) if subject.draft is not None else None
     problems += [] if own is None else own.problems()
+    tolerance = None if noise is None else Tolerance(noise, Rescorer(subject.target))
+    turns = verify_turns(session, subject, requests, tolerance)
+    problems += turns.problems()
     sampled, off_law = (None, []) if greedy else _law(subject, requests, options.batch_size, measured)
     problems += off_law
     info = session.info
@@ -110,6 +115,7 @@ def verify(
         noise=None if noise is None else asdict(noise),
         fidelity=_fidelity_json(fidelity, claims, own) if subject.drafts else None,
         sampled=sampled,
+        turns=turns.to_json(),
         models=models,
         reference_repeats=repeats,
         context=context(subject, requests, sequences),
