@@ -231,7 +231,7 @@ def _open_draft(
     if profile.drafter.takes_draft and folder is not None:
         lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
     elif profile.drafter.drafts_itself:
-        lm, folder = target, target_dir
+        lm, folder = replace(target, twin=True), target_dir
     else:
         return None, None
     if profile.draft is not None and profile.draft.trim is not None:

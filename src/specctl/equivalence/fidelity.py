@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored, share_cache
+from specctl.decode.draft import Draft, Drafter, Row, Scored, SharesCache, share_cache
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.rescore import Rescorer
@@ -31,10 +31,12 @@ _ROUNDING = 1e-6
 class Mismatch:
     """A proposal a fresh drafter does not make: after `ids`, `live` instead of `fresh`.
 
-    `apart` is the total variation between the laws they were drawn from; None where nothing was drawn.
+    The first `committed` of `ids` were; those behind were drafted. `apart` is the total variation between the laws
+    they were drawn from; None where nothing was drawn.
     """
 
     ids: tuple[int, ...]
+    committed: int
     live: int
     fresh: int
     apart: float | None
@@ -82,7 +84,8 @@ class Fidelity:
             if q is not None and fresh_q is not None:
                 apart = float((q[at].double() - fresh_q[at].double()).abs().sum()) / 2
             if pair[0] != pair[1] or (apart or 0) > _ROUNDING:
-                self.mismatches.append(Mismatch((*row.ids, *live[:at]), *pair, apart))
+                found = Mismatch((*row.ids, *live[:at]), len(row.ids), *pair, apart)
+                self.mismatches.append(found)
                 break
 
     def count(self, scores: Tensor, tokens: Sequence[int], q: Tensor | None, accepted: int) -> None:
@@ -165,9 +168,17 @@ class Fidelity:
         law = self.subject.rules.sampler.law
         if one.apart is not None:
             return one.apart <= math.expm1(min(eps / law.temperature, 0.5)) / 2
-        scores = rescorer.scores(one.ids, law)
+        scores = rescorer.scores(one.ids, law, self._context(one))
         best = float(scores.max())
         return all(best - float(scores[token]) <= eps for token in (one.live, one.fresh))
+
+    def _context(self, one: Mismatch) -> SlotCache | None:
+        """What a draft that goes on from the target's states has read; None: it has read all by itself."""
+        if self.subject.draft is None or not self.subject.draft.twin:
+            return None
+        target = self.subject.make_target(1, len(one.ids) + 1)
+        target.admit(one.ids[: one.committed])
+        return target.cache
 
 
 class _Watched:
@@ -217,7 +228,7 @@ def fresh_draft(subject: Subject, row: Row, most: int) -> tuple[list[int], Tenso
     alone = Row(row.index, row.request, list(row.ids))
     drafter = subject.make_drafter(subject.rules.sampler)
     hidden: dict[int, Tensor] = {}
-    if drafter.needs:
+    if drafter.needs or isinstance(drafter, SharesCache):
         target = subject.make_target(1, len(row.ids) + most + 1)
         hidden = target.admit(alone.ids)
         share_cache(drafter, target.cache)

@@ -17,4 +17,4 @@ def cheapened(lm: LM, quantize: Scheme | None) -> tuple[LM, str | None]:
     module = (
         fused.FusedDecoder(lm.module, make) if fused.fits(lm.module) else replaced(lm.module, make)
     ).eval()
-    return LM(module, f"{lm.name} {quantize}" if quantize else lm.name, kept=lm.kept), make.note
+    return LM(module, f"{lm.name} {quantize}" if quantize else lm.name, kept=lm.kept, twin=lm.twin), make.note

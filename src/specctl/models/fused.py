@@ -62,8 +62,12 @@ class FusedDecoder(nn.Module):
         past_key_values: SlotCache | None = None,
         use_cache: bool = True,
         logits_to_keep: int = 0,
+        pads: tuple[int, ...] = (),
     ) -> Output:
-        """Tokens `[n, q]`, an additive mask and positions as `LM` gives them; without a cache: causal, from 0."""
+        """Tokens `[n, q]`, an additive mask and positions as `LM` gives them; without a cache: causal, from 0.
+
+        `pads` are in the mask already.
+        """
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         mask = self._mask(attention_mask, past_key_values, input_ids.shape[1])
@@ -81,7 +85,8 @@ class FusedDecoder(nn.Module):
         self, given: Tensor | dict[str, Tensor] | None, cache: SlotCache | None, q: int
     ) -> Tensor | None:
         """`[n, 1, group * q, width]` for the stacked queries; None where every query sees every slot."""
-        if cache is not None and q == 1 and cache.window.common_start is not None:
+        window = None if cache is None else cache.window
+        if window is not None and q == 1 and window.common_start is not None and not any(window.pads):
             return None
         mask = given["full_attention"] if isinstance(given, dict) else given
         if mask is None:

@@ -27,7 +27,8 @@ class LM:
     `row_floor` > 1 keeps every forward on the same kernels: short inputs get dummy columns behind the real
     ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept` `[k]`: the ids its logits
     are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k then.
-    `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`).
+    `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`). `twin`: a
+    copy of a target's layers in other weights, which can go on from the target's own cache.
     """
 
     module: nn.Module
@@ -35,6 +36,7 @@ class LM:
     row_floor: int = 1
     kept: Tensor | None = None
     reads: int = 0
+    twin: bool = False
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     @property
