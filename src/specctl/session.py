@@ -20,8 +20,7 @@ from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
 from specctl.models import adapter as adapters
-from specctl.models import costs, trimmed
-from specctl.models.cheap import cheapened
+from specctl.models import cheap, costs, trimmed
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
@@ -234,10 +233,13 @@ def _open_draft(
         lm, folder = replace(target, twin=True), target_dir
     else:
         return None, None
+    whole, trim = lm, None
     if profile.draft is not None and profile.draft.trim is not None:
-        head = trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size)
-        lm = trimmed.trimmed(lm, head)
-    return cheapened(lm, profile.quantize)
+        trim = Path(profile.draft.trim)
+        lm = trimmed.trimmed(lm, trimmed.read(trim, lm, folder, target.vocab_size))
+    found, of_no_use = cheap.find(lm, profile.quantize, whole, trim)
+    draft, note = cheap.cheapened(lm, profile.quantize, found)
+    return draft, note or of_no_use
 
 
 def _open_adapter(params: KangarooParams, target: LM) -> LM:
