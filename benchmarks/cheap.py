@@ -6,12 +6,12 @@
         [--target-ms 1:188 4:200 8:236 16:321] [--step-ms 24]
 
 `steps`: one token behind 256, each form of the profile's draft. `load`: opening a session, drafts made against
-drafts stored (`specctl pull --quantize`). `speedup`: tokens a second over plain decoding, prefill included, for each
-k. `acceptance`: mean acceptance length at each k, each form over the first. `settings`: every k and `min_confidence`,
-simulated with the step times given. The last two count: they need answers of the target (`calibration.jsonl` of
-`specctl trim`: token ids of prompt and answer, a category), and may share the machine.
+drafts stored (`specctl pull --quantize`). `speedup`: tokens a second over plain decoding, prefill included.
+`acceptance`: mean acceptance length at each k, each form over the first. `settings`: every k and
+`min_confidence`, simulated with the step times given. These two count: they need answers of the target
+(`calibration.jsonl` of `specctl trim`: token ids of prompt and answer, a category), and may share the machine.
 Compared things take turns in one process and share the target. Run the others with everything else idle, with
-models on disk; `--start` and `--count` cut the prompts into pieces (`--count` of them at even steps, from `--start`).
+models on disk; `--start` and `--count` cut the prompts into pieces (`--count` of them, from `--start` on).
 """
 
 from __future__ import annotations

@@ -62,8 +62,8 @@ def pull(
     drafts = {} if quantize is None else _quantized(what, fetched, quantize)
     if as_json:
         draft = None if fetched.draft is None else str(fetched.draft)
-        named = {name: str(path) for name, path in drafts.items()}
-        console.document({"schema": 1, "target": str(fetched.target), "draft": draft, "quantized": named})
+        made = {"quantized": {name: str(path) for name, path in drafts.items()}} if drafts else {}
+        console.document({"schema": 1, "target": str(fetched.target), "draft": draft, **made})
         return
     for name, path in (("target", fetched.target), ("draft", fetched.draft), *drafts.items()):
         if path is not None:
