@@ -53,8 +53,8 @@ def pull(
     if dry_run:
         plan = fetch.plan(what, offline=offline)
         if quantize is not None:
-            made = tuple(_planned(model, quantize) for model in fetch.resolve(what).models)
-            plan = replace(plan, files=(*plan.files, *made))
+            copies = [_planned(model, quantize) for model in fetch.resolve(what).models]
+            plan = replace(plan, files=(*plan.files, *copies))
         _show_plan(plan, as_json)
         return
     with progress(quiet=quiet or as_json) as shown:
