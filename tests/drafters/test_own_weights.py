@@ -17,7 +17,7 @@ from specctl.decode.sampling import Law, Sampler
 from specctl.decode.stats import Stats
 from specctl.decode.target import Kept, Target
 from specctl.drafters.auto import Auto
-from specctl.drafters.own_weights import OwnWeights
+from specctl.drafters.draft_model import OwnWeights
 from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
 from specctl.models.trimmed import cut, trimmed

@@ -13,9 +13,8 @@ from toys import subject, toy_lm
 from fakes import ask, noisy_lm, tiny_module
 from specctl.decode.draft import Drafter, Parts, Row, Scored
 from specctl.decode.sampling import Law, Sampler
-from specctl.drafters.draft_model import DraftModel
+from specctl.drafters.draft_model import DraftModel, OwnWeights
 from specctl.drafters.ngram import Ngram
-from specctl.drafters.own_weights import OwnWeights
 from specctl.equivalence.fidelity import Fidelity, acceptance
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Verdict

@@ -3,7 +3,7 @@
 Greedy drafts depend on the committed tokens only, and those are plain decoding's whatever is drafted. A drafter
 that goes on token by token is on the right track for as long as each of its tokens, asked for alone, is right: so
 one token a position is all that has to be recorded, and every draft length follows (`simulate.py`). Nearly so for
-a draft in the target's cache (`own_weights.py`): its second token stands on its own states of the first one, where
+a draft in the target's cache (method `self`): its second token stands on its own states of the first one, where
 the trace has the target's.
 """
 

@@ -144,7 +144,7 @@ class Parts:
 _REGISTRY = {
     "none": "specctl.drafters.none:NoDrafter",
     "draft-model": "specctl.drafters.draft_model:DraftModel",
-    "self": "specctl.drafters.own_weights:OwnWeights",
+    "self": "specctl.drafters.draft_model:OwnWeights",
     "kangaroo": "specctl.drafters.kangaroo:Kangaroo",
     "ngram": "specctl.drafters.ngram:Ngram",
     "auto": "specctl.drafters.auto:Auto",
