@@ -130,7 +130,7 @@ class DraftModel:
 
 
 class OwnWeights(DraftModel):
-    """Self-drafting: a copy of the target's weights writes, in the target's own cache. No second model, no training.
+    """Self-drafting: a copy of the target's weights writes, in the target's own cache. No second model to load.
 
     The copy has the target's layers and heads, so the target's states of the committed tokens are context it can
     read as they are: better than its own, and nothing is read twice, neither the prompt nor a round. It feeds the
