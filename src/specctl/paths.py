@@ -30,6 +30,11 @@ def models_dir() -> Path:
     return data_dir() / "models"
 
 
+def quantized_dir() -> Path:
+    """Drafts in fewer bits, as this machine's kernels read them (`specctl pull --quantize`)."""
+    return data_dir() / "quantized"
+
+
 def user_profiles_dir() -> Path:
     return config_dir() / "profiles"
 

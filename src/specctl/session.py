@@ -20,8 +20,7 @@ from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
 from specctl.models import adapter as adapters
-from specctl.models import costs, sorted_draft, trimmed
-from specctl.models.cheap import cheapened
+from specctl.models import cheap, costs, sorted_draft, trimmed
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
@@ -232,15 +231,18 @@ def _open_draft(
     if profile.drafter.takes_draft and folder is not None:
         lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
     elif profile.drafter.drafts_itself:
-        lm, folder = target, target_dir
+        lm, folder = replace(target, twin=True), target_dir
     else:
         return None, None
     if isinstance(profile.drafter, S2DParams):
         return _open_sorted(profile, lm, target)
+    whole, trim = lm, None
     if profile.draft is not None and profile.draft.trim is not None:
-        head = trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size)
-        lm = trimmed.trimmed(lm, head)
-    return cheapened(lm, profile.quantize)
+        trim = Path(profile.draft.trim)
+        lm = trimmed.trimmed(lm, trimmed.read(trim, lm, folder, target.vocab_size))
+    found, of_no_use = cheap.find(lm, profile.quantize, whole, trim)
+    draft, note = cheap.cheapened(lm, profile.quantize, found)
+    return draft, note or of_no_use
 
 
 def _open_adapter(params: KangarooParams, target: LM) -> LM:
@@ -253,7 +255,7 @@ def _open_sorted(profile: Profile, base: LM, target: LM) -> tuple[LM, str | None
     assert isinstance(profile.drafter, S2DParams)
     folder = Path(profile.drafter.weights) if profile.drafter.weights else sorted_draft.shipped(base)
     draft, kept = sorted_draft.read(folder, base)
-    lm, note = cheapened(draft.merged(base, kept), profile.quantize)
+    lm, note = cheap.cheapened(draft.merged(base, kept), profile.quantize)
     climb = sorted_draft.thresholds(folder, draft.shape, target)
     lm.exits = tuple(zip(draft.shape.depths, climb, strict=True))
     return lm, note

@@ -43,6 +43,7 @@ def test_a_shown_command_is_taken(cli: Cli, command: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(answer, "answer", lambda *_: "stop")
     monkeypatch.setattr(fetch, "plan", lambda spec, offline: Plan(()))
     monkeypatch.setattr(fetch, "fetch_pair", lambda spec, offline, progress: Fetched(Path("x"), None))
+    monkeypatch.setattr(pull, "_quantized", lambda *_: {})
     monkeypatch.setattr(inventory, "path", lambda name: Path("x"))
     monkeypatch.setattr(inventory, "remove", lambda name: 0)
     for name in ("require_terminal", "_run", "show_recording"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,11 +13,12 @@ from toys import subject, toy_lm
 from fakes import ask, noisy_lm, tiny_module
 from specctl.decode.draft import Draft, Drafter, Parts, Row, Scored
 from specctl.decode.sampling import Law, Sampler
-from specctl.drafters.draft_model import DraftModel
+from specctl.drafters.draft_model import DraftModel, OwnWeights
 from specctl.drafters.ngram import Ngram
 from specctl.equivalence.fidelity import Fidelity, Proposal, acceptance
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Verdict
+from specctl.equivalence.rescore import Rescorer
 from specctl.equivalence.subject import Subject
 from specctl.equivalence.verify import Watchers, verify_greedy
 from specctl.models.lm import LM
@@ -34,8 +36,6 @@ def with_draft(lm: LM, make: Callable[..., Drafter] = DraftModel, **changes: Any
 
     def drafter(sampler: Sampler) -> Drafter:
         return make(params, Parts(toy_lm(), lm, sampler, frozenset()))
-
-    from dataclasses import replace
 
     return replace(subject(toy_lm(), drafter, **changes), draft=lm)
 
@@ -148,6 +148,48 @@ def test_only_rounding_at_the_border_explains_another_length(
     live: Proposal, fresh: Proposal, explained: bool
 ) -> None:
     assert Fidelity(with_draft(draft_lm()))._as_sure(live, fresh) is explained
+
+
+class Displaced(OwnWeights):
+    """Drafts above the slots it should, so behind one the target has not written."""
+
+    def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> torch.Tensor:
+        self._fed = 1
+        return super()._catch_up(rows, active)
+
+
+def test_a_draft_in_the_targets_cache_is_made_again_in_a_fresh_one() -> None:
+    fidelity = watched(with_draft(replace(draft_lm(), twin=True), OwnWeights))
+    assert list(fidelity.problems()) == []
+    assert fidelity.compared > 10
+    assert 0 < fidelity.accepted < fidelity.drafted
+
+
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_displaced_draft_is_not_excused_as_noise(planted: bool) -> None:
+    """The excuse is measured with the target's states as context, as the drafts are made."""
+    one = with_draft(replace(draft_lm(), twin=True), OwnWeights)
+    fidelity = Fidelity(one, noise=lambda: NOISE)
+    params = DraftModelParams(method="draft-model", draft_tokens=3)
+    parts = Parts(toy_lm(), one.draft, one.rules.sampler, frozenset())
+    drafter = (Displaced if planted else OwnWeights)(params, parts)
+    watchers = Watchers(drafter=lambda _: fidelity.watch(drafter))
+    verify_greedy(one, ask(3, 16), batch_size=1, noise=None, audit=0, watchers=watchers)
+    assert bool(list(fidelity.problems())) is planted
+
+
+def test_rescoring_goes_on_from_the_targets_states() -> None:
+    """Beside the draft's own reading of the text, which is another context."""
+    lm, ids = draft_lm(), [5, 9, 4, 7, 11, 8]
+    target = with_draft(lm, OwnWeights).make_target(1, 16)
+    target.admit(ids[:5])
+    exact = lm.forward(target.cache, [ids[4:]], range(1))[0, -1].float()
+    rescorer = Rescorer(lm)
+    over = rescorer.scores(ids, Law(), target.cache)
+    alone = rescorer.scores(ids, Law())
+    near, far = (float((one - exact).abs().max()) for one in (over, alone))
+    assert near < 0.3
+    assert far > 3 * near
 
 
 NOISE = Noise(0.2, 0.01, 100, {}, 0.1, 3.0)

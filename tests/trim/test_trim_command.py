@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -112,11 +113,11 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_nothing_half_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object, **__: object) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write, "save_file", full)
     made = job.plan(model, model, samples(6))
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Exception, match="No space left"):
         job.finish(tmp_path / "x", made, made.covered([64])[0], SETTINGS)
     assert list((tmp_path / "x").iterdir()) == []

@@ -46,7 +46,7 @@ class TracedDrafter:
         sure = [confidence >= self._least for confidence in trace.confidence]
         unsure = 1 - sum(sure) / max(len(sure), 1)
         self._strays = round(1 / unsure) - 1 if unsure else self._most
-        self._read = 0
+        self._read: int | None = None if params.method == "self" else 0  # None: the target reads for it
         self.steps: tuple[int, ...] = ()
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
@@ -55,13 +55,14 @@ class TracedDrafter:
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         row, most = rows[0], min(budget[0], self._most)
         tokens = self._tokens(len(row.generated), most) if most else []
-        self.steps = (len(row.ids) - self._read, *[1] * (len(tokens) - 1)) if tokens else ()
-        if tokens:
+        lacking = 1 if self._read is None else len(row.ids) - self._read
+        self.steps = (lacking, *[1] * (len(tokens) - 1)) if tokens else ()
+        if tokens and self._read is not None:
             self._read = len(row.ids)
         return Draft([tokens])
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        if self.steps:
+        if self.steps and self._read is not None:
             self._read += min(accepted[0], len(self.steps) - 1)
 
     def swap(self, one: int, other: int) -> None:

@@ -2,7 +2,9 @@
 
 Greedy drafts depend on the committed tokens only, and those are plain decoding's whatever is drafted. A drafter
 that goes on token by token is on the right track for as long as each of its tokens, asked for alone, is right: so
-one token a position is all that has to be recorded, and every draft length follows (`simulate.py`).
+one token a position is all that has to be recorded, and every draft length follows (`simulate.py`). Nearly so for
+a draft in the target's cache (method `self`): its second token stands on its own states of the first one, where
+the trace has the target's.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, build_drafter
+from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, build_drafter, share_cache
 from specctl.decode.loop import decode
 from specctl.decode.target import Target
 from specctl.events import Emitted
-from specctl.profile.drafters import DraftModelParams, NoneParams
+from specctl.models.cache import SlotCache
+from specctl.profile.drafters import DraftModelParams, NoneParams, SelfParams
 from specctl.session import Session
 
 
@@ -45,6 +48,9 @@ class Recorder:
     confidence: list[float] = field(default_factory=list)
     needs: frozenset[int] = frozenset()
 
+    def share(self, cache: SlotCache) -> None:
+        share_cache(self.drafter, cache)
+
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self.drafter.begin(row, hidden)
 
@@ -69,9 +75,8 @@ class Recorder:
 def record(session: Session, request: Request) -> Trace:
     """Plain decoding of one request, with the session's draft model, if it has one, asked at every position."""
     sampler = session.sampler()
-    params = DraftModelParams(method="draft-model", draft_tokens=1, min_confidence=0.0)
     parts = Parts(session.target, session.draft, sampler, session.eos)
-    drafter = build_drafter(NoneParams(method="none") if session.draft is None else params, parts)
+    drafter = build_drafter(_one_token(session), parts)
     recorder = Recorder(drafter, needs=drafter.needs)
     capacity = min(len(request.prompt) + request.max_new_tokens, session.target.context_length) + 1
     target = Target(session.target, slots=1, capacity=capacity, captures=drafter.needs)
@@ -80,3 +85,11 @@ def record(session: Session, request: Request) -> Trace:
         if isinstance(event, Emitted):
             answer += event.tokens
     return Trace(request, tuple(answer), tuple(recorder.proposed), tuple(recorder.confidence))
+
+
+def _one_token(session: Session) -> NoneParams | SelfParams | DraftModelParams:
+    if session.draft is None:
+        return NoneParams(method="none")
+    if session.draft.twin:
+        return SelfParams(method="self", draft_tokens=1, min_confidence=0.0)
+    return DraftModelParams(method="draft-model", draft_tokens=1, min_confidence=0.0)

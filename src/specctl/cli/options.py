@@ -27,6 +27,13 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document.", rich_he
 Offline = Annotated[
     bool, typer.Option("--offline", help="Use no network (also: HF_HUB_OFFLINE=1).", rich_help_panel="Models")
 ]
+Quantize = Annotated[
+    Literal["int8", "int4"] | None,
+    typer.Option(
+        metavar="int8|int4",
+        help="Also store the draft's weights in fewer bits, to be mapped at load instead of made.",
+    ),
+]
 
 Prompt = Annotated[
     str | None,

@@ -116,6 +116,7 @@ def trim(
     auto: Auto = False,
     draft_tokens: DraftTokens = 5,
     measure: Measure = 0,
+    quantize: options.Quantize = None,
     output: Output = None,
     force: Force = False,
     export: Export = None,
@@ -138,6 +139,7 @@ def trim(
         return
     typed = {key: value for key, value in options.typed(ctx).items() if key in _MODEL_FIELDS}
     models = Models.choose(typed, offline=offline, unasked=pull, quiet=quiet or as_json)
+    models.quantize = quantize or models.quantize
     if check is not None:
         _check(models, check, prompts, max_new_tokens, batch_size, as_json=as_json)
         return
@@ -160,6 +162,8 @@ def trim(
         measure,
     )
     trim_run.run(models, wish, output, force=force, report=report, as_json=as_json, quiet=quiet)
+    if quantize is not None:
+        models.store(output, quantize)
 
 
 _MODEL_FIELDS = ("pair", "target", "draft", "dtype", "device")

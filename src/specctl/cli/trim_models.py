@@ -16,6 +16,7 @@ from specctl.profile.schema import Profile, effective
 from specctl.store import fetch
 
 if TYPE_CHECKING:
+    from specctl.models.quantize import Scheme
     from specctl.session import Session
 
 
@@ -27,7 +28,7 @@ class Models:
     choice: Choice
     target: Path
     draft: Path
-    quantize: str | None
+    quantize: Scheme | None
     quiet: bool
     _session: Session | None = None
 
@@ -62,6 +63,17 @@ class Models:
             assert self.choice.draft is not None
             return self._open(self.profile, Choice(None, self.choice.draft, None), (self.draft, None))
         return replace(self.session(draft_tokens), profile=self.profile)
+
+    def store(self, trim: Path, quantize: Scheme) -> None:
+        """Keep the draft, and its head trimmed to `trim`, in fewer bits. Raises as `cheap.stored_path` does."""
+        from specctl.models import cheap, trimmed
+        from specctl.models.load import load
+
+        model = self.choice.draft or self.choice.target
+        lm = load(self.draft, name=model.name, device="cpu", native=True)
+        cheap.stored_path(lm, quantize)
+        head = trimmed.read(trim, lm, self.draft, lm.vocab_size)
+        cheap.store_head(trimmed.trimmed(lm, head), quantize, trim)
 
     def _drafting(self, draft_tokens: int) -> Profile:
         """A target without a draft model drafts for itself."""

@@ -118,7 +118,8 @@ class Drafter(Protocol):
 
 @runtime_checkable
 class SharesCache(Protocol):
-    """A drafter that runs layers of the target: it writes above the committed slots of the target's own cache."""
+    """A drafter that runs layers of the target, or a copy of them: it writes above the committed slots of the
+    target's own cache."""
 
     def share(self, cache: SlotCache) -> None:
         """The cache of the target it drafts for; told before the first row joins."""
@@ -144,7 +145,7 @@ class Parts:
 _REGISTRY = {
     "none": "specctl.drafters.none:NoDrafter",
     "draft-model": "specctl.drafters.draft_model:DraftModel",
-    "self": "specctl.drafters.draft_model:DraftModel",
+    "self": "specctl.drafters.draft_model:OwnWeights",
     "kangaroo": "specctl.drafters.kangaroo:Kangaroo",
     "s2d": "specctl.drafters.s2d:S2D",
     "ngram": "specctl.drafters.ngram:Ngram",

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Parts, Row, Scored, build_drafter
+from specctl.decode.draft import Draft, Drafter, Parts, Row, Scored, build_drafter, share_cache
 from specctl.decode.policy import Plan, Situation, Source, Yield, choose, least_confidence
 from specctl.models import costs
-from specctl.profile.drafters import AutoParams, DraftModelParams, NgramParams
+from specctl.models.cache import SlotCache
+from specctl.profile.drafters import AutoParams, DraftModelParams, NgramParams, SelfParams
 
 
 @dataclass(slots=True)
@@ -46,12 +47,20 @@ class Auto:
         self._most = params.draft_tokens
         self._lookup = build(NgramParams(method="ngram", draft_tokens=self._most), parts)
         self._model: Drafter | None = None
+        self._in_targets_cache = parts.draft is not None and parts.draft.twin
         if parts.draft is not None:
-            least = least_confidence(self._costs)
-            self._model = build(
-                DraftModelParams(method="draft-model", draft_tokens=self._most, min_confidence=least), parts
-            )
+            settings: dict[str, Any] = {
+                "draft_tokens": self._most,
+                "min_confidence": least_confidence(self._costs),
+            }
+            twin = SelfParams(method="self", **settings)
+            other = DraftModelParams(method="draft-model", **settings)
+            self._model = build(twin if self._in_targets_cache else other, parts)
         self._states: list[_State] = []
+
+    def share(self, cache: SlotCache) -> None:
+        if self._model is not None:
+            share_cache(self._model, cache)
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         self._states.append(_State())
@@ -69,7 +78,8 @@ class Auto:
         for slot, row in enumerate(rows):
             state = self._states[slot]
             state.found, state.at = looked_up.tokens[slot], len(row.ids)
-            odds, lag = looked_up.confidence[slot], len(row.ids) - state.read
+            read = len(row.ids) - 1 if self._in_targets_cache else state.read
+            odds, lag = looked_up.confidence[slot], len(row.ids) - read
             situations.append(Situation(odds, state.model.averages(), lag, budget[slot], len(row.ids)))
         plan = choose(situations, self._costs, self._most)
         draft = self._drafted(rows, plan)

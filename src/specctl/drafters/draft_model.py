@@ -13,6 +13,7 @@ from torch import Tensor
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
+from specctl.models.cache import SlotCache
 from specctl.models.lm import LM
 from specctl.models.trimmed import widen
 from specctl.profile.drafters import DraftModelParams, SelfParams
@@ -126,3 +127,32 @@ class DraftModel:
         if self._params.min_confidence is None:
             return [1.0] * len(scores)
         return cast(list[float], scores.softmax(dim=-1).amax(dim=-1).tolist())
+
+
+class OwnWeights(DraftModel):
+    """Self-drafting: a copy of the target's weights writes, in the target's own cache. No second model to load.
+
+    The copy has the target's layers and heads, so the target's states of the committed tokens are context it can
+    read as they are: better than its own, and nothing is read twice, neither the prompt nor a round. It feeds the
+    last committed token and what it drafts, above the committed slots. Nothing of that stays: scoring writes the
+    target's own states into the same slots before any is committed.
+    """
+
+    def share(self, cache: SlotCache) -> None:
+        self._cache = cache
+
+    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
+        """The target has read the prompt."""
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        """The target has written its states over the draft's."""
+
+    def swap(self, one: int, other: int) -> None:
+        """The cache is the target's to move."""
+
+    def drop(self, slot: int) -> None:
+        """The cache is the target's to move."""
+
+    def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> Tensor:
+        """The cache holds all but each row's last token. Logits `[n, vocab]` behind that."""
+        return self._feed([row.ids[-1] for row in rows])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored, share_cache
+from specctl.decode.draft import Draft, Drafter, Row, Scored, SharesCache, share_cache
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.rescore import Rescorer
@@ -48,10 +48,12 @@ class Proposal:
 class Mismatch:
     """A proposal a fresh drafter does not make: after `ids`, `live` instead of `fresh`.
 
-    `apart` is the total variation between the laws they were drawn from; None where nothing was drawn.
+    The first `committed` of `ids` were; those behind were drafted. `apart` is the total variation between the laws
+    they were drawn from; None where nothing was drawn.
     """
 
     ids: tuple[int, ...]
+    committed: int
     live: int
     fresh: int
     apart: float | None
@@ -111,7 +113,8 @@ class Fidelity:
             if live.q is not None and fresh.q is not None:
                 apart = float((live.q[at].double() - fresh.q[at].double()).abs().sum()) / 2
             if pair[0] != pair[1] or (apart or 0) > _ROUNDING:
-                self.mismatches.append(Mismatch((*row.ids, *live.tokens[:at]), *pair, apart))
+                found = Mismatch((*row.ids, *live.tokens[:at]), len(row.ids), *pair, apart)
+                self.mismatches.append(found)
                 return
         if not adapts and len(live.tokens) != len(fresh.tokens) and not self._as_sure(live, fresh):
             self.cuts.append(Cut(len(row.generated), len(live.tokens), len(fresh.tokens)))
@@ -216,9 +219,17 @@ class Fidelity:
         law = self.subject.rules.sampler.law
         if one.apart is not None:
             return one.apart <= math.expm1(min(eps / law.temperature, 0.5)) / 2
-        scores = rescorer.scores(one.ids, law)
+        scores = rescorer.scores(one.ids, law, self._context(one))
         best = float(scores.max())
         return all(best - float(scores[token]) <= eps for token in (one.live, one.fresh))
+
+    def _context(self, one: Mismatch) -> SlotCache | None:
+        """What a draft that goes on from the target's states has read; None: it has read all by itself."""
+        if self.subject.draft is None or not self.subject.draft.twin:
+            return None
+        target = self.subject.make_target(1, len(one.ids) + 1)
+        target.admit(one.ids[: one.committed])
+        return target.cache
 
 
 class _Watched:
@@ -268,7 +279,7 @@ def fresh_draft(subject: Subject, row: Row, most: int) -> Proposal:
     alone = Row(row.index, row.request, list(row.ids))
     drafter = subject.make_drafter(subject.rules.sampler)
     hidden: dict[int, Tensor] = {}
-    if drafter.needs:
+    if drafter.needs or isinstance(drafter, SharesCache):
         target = subject.make_target(1, len(row.ids) + most + 1)
         hidden = target.admit(alone.ids)
         share_cache(drafter, target.cache)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from specctl.decode.sampling import Law
+from specctl.models.cache import SlotCache
 from specctl.models.lm import LM
 from specctl.models.quantize import widened
 from specctl.models.trimmed import widen
@@ -24,16 +25,31 @@ class Rescorer:
     @torch.no_grad()
     def logits(self, ids: Sequence[int], last: int = 1) -> Tensor:
         """`[last, vocab]`: behind each of the last tokens of `ids`. transformers' own attention and masks."""
-        if self._wide is None:
-            self._wide = self._copy()
         tokens = torch.tensor([list(ids)], device=self._lm.device)
-        result: Tensor = self._wide(tokens, use_cache=False, logits_to_keep=last).logits[0]
+        result: Tensor = self._module()(tokens, use_cache=False, logits_to_keep=last).logits[0]
         return result
 
-    def scores(self, ids: Sequence[int], law: Law) -> Tensor:
-        """`[vocab]`: what the law makes of the logits behind `ids`; -inf for what a trimmed head cannot say."""
-        logits = widen(self.logits(ids), self._lm.kept, self._lm.vocab_size)
+    def scores(self, ids: Sequence[int], law: Law, context: SlotCache | None = None) -> Tensor:
+        """`[vocab]`: what the law makes of the logits behind `ids`; -inf for what a trimmed head cannot say.
+
+        `context` holds states of the first ids, which another model has read; it is widened and written into.
+        """
+        logits = self.logits(ids) if context is None else self._behind(context, ids)
+        logits = widen(logits, self._lm.kept, self._lm.vocab_size)
         return law.scores(logits[None], [ids], [[]])[0, 0]
+
+    def _behind(self, context: SlotCache, ids: Sequence[int]) -> Tensor:
+        """`[1, vocab]` behind `ids`, of which the context's only row holds the first."""
+        wide = LM(self._module(), self._lm.name)
+        for layer in context.slot_layers:
+            if layer.keys is not None and layer.values is not None:
+                layer.keys, layer.values = layer.keys.to(wide.dtype), layer.values.to(wide.dtype)
+        return wide.forward(context, [ids[context.lengths[0] :]], range(1))[0, -1:]
+
+    def _module(self) -> nn.Module:
+        if self._wide is None:
+            self._wide = self._copy()
+        return self._wide
 
     def _copy(self) -> nn.Module:
         narrow = torch.finfo(self._lm.dtype).bits == 16

@@ -139,8 +139,10 @@ def _self_draft(
 ) -> Fidelity:
     """The target as its own draft model, its head trimmed like the draft's: what it proposes has to be accepted."""
     params, lm = session.profile.drafter, session.target
-    kept = None if session.draft is None else session.draft.kept
-    draft = lm if kept is None else trimmed(lm, cut(lm, kept))
+    model = session.draft
+    draft = lm if model is None else replace(lm, twin=model.twin)
+    if model is not None and model.kept is not None:
+        draft = trimmed(draft, cut(lm, model.kept))
     itself = replace(
         subject,
         make_drafter=lambda sampler: build_drafter(params, Parts(lm, draft, sampler, session.eos)),

@@ -2,19 +2,118 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from specctl.errors import ModelFileError
 from specctl.models import fused
+from specctl.models.adapter import fingerprint
 from specctl.models.lm import LM
-from specctl.models.quantize import Maker, Scheme, replaced
+from specctl.models.quantize import Maker, Scheme, replaced, stored
+from specctl.models.quantize.stored import Place, Stored
+from specctl.store import quantized
+
+_HEAD = "lm_head"
 
 
-def cheapened(lm: LM, quantize: Scheme | None) -> tuple[LM, str | None]:
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored draft; `head` holds its trimmed head, if that is stored too."""
+
+    body: Stored
+    head: Stored | None = None
+
+
+def cheapened(lm: LM, quantize: Scheme | None, found: Found | None = None) -> tuple[LM, str | None]:
     """The draft to run instead of `lm`, and a sentence if not all of it could be quantised.
 
     Its linear layers are its own, all else it shares with `lm`: drop that to free its weights. It keeps no shape
-    invariance, so it runs on as few rows as there are.
+    invariance, so it runs on as few rows as there are. What was `found` stored is mapped instead of made; raises
+    ModelFileError if that is another model's.
     """
     make = Maker(quantize)
-    module = (
-        fused.FusedDecoder(lm.module, make) if fused.fits(lm.module) else replaced(lm.module, make)
-    ).eval()
-    return LM(module, f"{lm.name} {quantize}" if quantize else lm.name, kept=lm.kept), make.note
+    module = _built(lm.module, make) if found is None else _mapped(lm, make, found)
+    name = f"{lm.name} {quantize}" if quantize else lm.name
+    return LM(module.eval(), name, kept=lm.kept, twin=lm.twin), make.note
+
+
+def find(lm: LM, quantize: Scheme | None, whole: LM, trim: Path | None) -> tuple[Found | None, str | None]:
+    """What is stored of `lm`, which is `whole` with its head trimmed to `trim`, and a word on what is of no use.
+
+    Never raises: what is not stored is made.
+    """
+    if quantize is None or lm.device.type != "cpu" or lm.dtype != torch.bfloat16:
+        return None, None
+    source = fingerprint(whole)
+    path = quantized.find(quantize, source)
+    body, note = _read(path, quantize, source)
+    if body is None:
+        return None, note
+    head, note = _read(
+        trim and head_path(trim, quantize), quantize, source if trim is None else fingerprint(lm)
+    )
+    return Found(body, head), note
+
+
+def _read(path: Path | None, quantize: Scheme, source: str) -> tuple[Stored | None, str | None]:
+    if path is None or not path.is_file():
+        return None, None
+    try:
+        return stored.read(path, quantize, source), None
+    except ModelFileError as error:
+        return None, f"{error.message}; until `specctl pull --quantize` makes it again, each start does"
+
+
+def stored_path(lm: LM, quantize: Scheme) -> Path:
+    """The stored draft of a loaded model, made now unless one is there that `find` takes.
+
+    Raises MachineError; ModelFileError where this device or dtype has no such operators.
+    """
+    found, _ = find(lm, quantize, lm, None)
+    if found is not None:
+        return found.body.path
+    cheap, _ = cheapened(lm, quantize)
+    source = fingerprint(lm)
+    return stored.write(quantized.path_for(lm.name, quantize, source), cheap.module, quantize, source)
+
+
+def store_head(lm: LM, quantize: Scheme, trim: Path) -> Path:
+    """Quantise the head of `lm`, which is trimmed to `trim`, and keep it there. Raises as `stored_path`."""
+    head: Any = lm.module.get_submodule(_HEAD)
+    holder = nn.ModuleDict({_HEAD: Maker(quantize)(head.weight, head.bias)})
+    return stored.write(head_path(trim, quantize), holder, quantize, fingerprint(lm))
+
+
+def head_path(trim: Path, quantize: str) -> Path:
+    return trim / f"{quantize}.safetensors"
+
+
+def _built(module: nn.Module, make: fused.MakeLinear) -> nn.Module:
+    return fused.FusedDecoder(module, make) if fused.fits(module) else replaced(module, make)
+
+
+def _mapped(lm: LM, make: Maker, found: Found) -> nn.Module:
+    """Put together without weights, so that none is read or joined, and filled from the file."""
+    head: Any = lm.module.get_submodule(_HEAD) if lm.kept is not None else None
+    module = _built(replaced(lm.module, _weightless), Place)
+    for name, place in stored.places(module):
+        layer: nn.Module
+        if name != _HEAD or head is None:
+            layer = found.body.layer(name, place.shape, place.bias)
+        elif found.head is not None:
+            layer = found.head.layer(name, place.shape, place.bias)
+        else:
+            layer = make(head.weight, head.bias)
+        module.set_submodule(name, layer)
+    return module
+
+
+def _weightless(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    if bias is not None:
+        linear.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return linear

@@ -79,9 +79,10 @@ class FusedDecoder(nn.Module):
         past_key_values: SlotCache | None = None,
         use_cache: bool = True,
         logits_to_keep: int = 0,
+        pads: tuple[int, ...] = (),
     ) -> Output | States:
         """Tokens `[n, q]` or states `[n, q, H]`, an additive mask and positions as `LM` gives them; without a
-        cache: causal, from 0."""
+        cache: causal, from 0. `pads` are in the mask already."""
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         x = self._through(x, attention_mask, position_ids, past_key_values)
         if not self._reads_out:
@@ -113,7 +114,8 @@ class FusedDecoder(nn.Module):
         self, given: Tensor | dict[str, Tensor] | None, cache: SlotCache | None, q: int
     ) -> Tensor | None:
         """`[n, 1, group * q, width]` for the stacked queries; None where every query sees every slot."""
-        if cache is not None and q == 1 and cache.window.common_start is not None:
+        window = None if cache is None else cache.window
+        if window is not None and q == 1 and window.common_start is not None and not any(window.pads):
             return None
         mask = given["full_attention"] if isinstance(given, dict) else given
         if mask is None:

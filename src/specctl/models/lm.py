@@ -30,7 +30,8 @@ class LM:
     then.
     `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`).
     `exits`: a sorted draft's (`models/sorted_draft.py`) depths, each with the probability of its best token up to
-    which a deeper one is asked.
+    which a deeper one is asked. `twin`: a copy of a target's layers in other weights, which can go on from the
+    target's own cache.
     """
 
     module: nn.Module
@@ -39,6 +40,7 @@ class LM:
     kept: Tensor | None = None
     reads: int = 0
     exits: tuple[tuple[int, float], ...] = ()
+    twin: bool = False
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     @property

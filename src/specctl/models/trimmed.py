@@ -59,7 +59,7 @@ def trimmed(lm: LM, head: Head, make: Callable[[Tensor, Tensor | None], nn.Modul
     bias = None if head.bias is None else head.bias.to(lm.device, lm.dtype)
     module = shallow_copy(lm.module)
     module._modules["lm_head"] = make(weight, bias)
-    return LM(module, lm.name, lm.row_floor, head.ids.to(lm.device))
+    return LM(module, lm.name, lm.row_floor, head.ids.to(lm.device), twin=lm.twin)
 
 
 def widen(logits: Tensor, kept: Tensor | None, vocab_size: int) -> Tensor:

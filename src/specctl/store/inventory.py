@@ -11,14 +11,14 @@ from pathlib import Path
 
 from specctl import paths
 from specctl.errors import MachineError, MissingError, RequestError
-from specctl.store import convert, fetch, hub, watch
+from specctl.store import convert, fetch, files, hub, quantized, watch
 
 _PARTIAL = re.compile(r"\.partial-(?P<name>.+)-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """`kind` is `converted` (ours), `partial` (an unfinished download of ours) or `hub` (the hub's cache)."""
+    """`kind` is `converted` or `quantized` (ours), `partial` (our unfinished download) or `hub` (its cache)."""
 
     name: str
     path: Path
@@ -33,13 +33,13 @@ def models() -> list[OnDisk]:
         OnDisk(path.name, path, watch.folder_bytes(path), manifest.origin.label, "converted")
         for path, manifest in convert.conversions()
     ]
-    return converted + _partial() + _in_hub_cache()
+    return converted + _quantized() + _partial() + _in_hub_cache()
 
 
 def path(name: str) -> Path:
     """The folder of a model on disk. Raises MissingError, with the command that pulls it."""
     for model in models():
-        if model.name == name and model.kind == "converted":
+        if model.name == name and model.kind in ("converted", "quantized"):
             return model.path
     folder = fetch.find(name)
     if folder is None:
@@ -61,9 +61,19 @@ def remove(name: str) -> int:
     for model in doomed:
         if model.kind == "hub":
             _remove_from_hub_cache(model)
+        elif model.kind == "quantized":
+            with files.disk_errors(str(model.path)):
+                model.path.unlink(missing_ok=True)
         else:
             _remove_ours(model)
     return sum(model.bytes for model in doomed)
+
+
+def _quantized() -> list[OnDisk]:
+    return [
+        OnDisk(one.name, one.path, one.path.stat().st_size, f"made here of {one.model}", "quantized")
+        for one in quantized.listing()
+    ]
 
 
 def _partial() -> list[OnDisk]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from specctl.errors import RequestError
+from specctl.models.cheap import head_path
+from specctl.models.quantize import SCHEMES
+from specctl.models.saving import save_whole
 from specctl.models.trimmed import FILE, FORMAT, Head, map_digest
-from specctl.store import files
 from specctl.trim import calibration, export
 
 
@@ -19,21 +18,9 @@ def write(folder: Path, head: Head, *, tokenizer: str, facts: dict[str, str]) ->
     if head.bias is not None:
         tensors["bias"] = head.bias
     known = {"format": FORMAT, "tokenizer": tokenizer, "map": map_digest(head.ids, tokenizer)}
-    n_bytes = sum(tensor.nbytes for tensor in tensors.values())
-    path = folder / FILE
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with files.disk_errors(str(path)):
-        folder.mkdir(parents=True, exist_ok=True)
-        files.ensure_space(folder, n_bytes, str(path))
-        try:
-            save_file(tensors, partial, metadata={**facts, **known})
-            with partial.open("rb") as written:
-                os.fsync(written.fileno())
-            partial.chmod(0o644)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return path
+    for scheme in SCHEMES:
+        head_path(folder, scheme).unlink(missing_ok=True)  # of the rows that were here
+    return save_whole(folder / FILE, tensors, {**facts, **known})
 
 
 def require_free(folder: Path, *, force: bool) -> None:
@@ -43,6 +30,7 @@ def require_free(folder: Path, *, force: bool) -> None:
     if not folder.is_dir():
         raise RequestError(f"`{folder}` is not a folder", hint="choose another name")
     ours = {FILE, calibration.FILE, *export.FILES.values()}
+    ours |= {head_path(folder, scheme).name for scheme in SCHEMES}
     others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - ours
     if others:
         raise RequestError(f"`{folder}` holds other files", hint="choose a new folder")

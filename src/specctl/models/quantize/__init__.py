@@ -6,7 +6,8 @@ Only drafts are treated so: whatever they propose the target decides, so the out
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from specctl.models.quantize.packed import PackedLinear
 from specctl.models.quantize.scheme import CheapLinear
 
 Scheme = Literal["int8", "int4"]
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 _FORMS: dict[str | None, type[CheapLinear]] = {"int8": Int8Linear, "int4": Int4Linear, None: PackedLinear}
 
@@ -49,7 +51,7 @@ class Maker:
         )
 
 
-def replaced(module: nn.Module, make: Maker) -> nn.Module:
+def replaced(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> nn.Module:
     """The module with all its linear layers made anew; whatever else it has is shared with it."""
     linears = [one for one in module.modules() if type(one) is nn.Linear]
     # What deepcopy finds in its memo it takes as already copied.

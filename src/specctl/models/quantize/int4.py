@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specctl.models.quantize.scheme import ROWS_AT_ONCE, TINY, CheapLinear, on_cpu_or_cuda
+from specctl.models.quantize.scheme import ROWS_AT_ONCE, TINY, BufferedLinear, on_cpu_or_cuda
 
 GROUP = 32
 
 
-class Int4Linear(CheapLinear):
+class Int4Linear(BufferedLinear):
     """Round to nearest, asymmetric: `weight = (level - 8) * scale + zero`, levels 0 … 15, each group its own.
 
-    `levels` are packed the way the device's kernel reads them; that differs between CPUs, so they are never stored.
+    `levels` are packed the way the device's kernel reads them; that differs between CPUs (`stored.py` looks).
     """
 
     levels: Tensor
@@ -27,6 +27,14 @@ class Int4Linear(CheapLinear):
         # The kernels want `[K / group, N, 2]`.
         both = torch.cat([both for _, both in pieces]).transpose(0, 1).contiguous()
         self.register_buffer("scales_and_zeros", both)
+
+    @staticmethod
+    def buffers_of(shape: tuple[int, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
+        rows, columns = shape
+        return {
+            "levels": ("U8", (rows, columns // 2)),
+            "scales_and_zeros": ("BF16", (columns // GROUP, rows, 2)),
+        }
 
     @staticmethod
     def fits(weight: Tensor) -> bool:

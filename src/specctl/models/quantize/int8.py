@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specctl.models.quantize.scheme import ROWS_AT_ONCE, TINY, CheapLinear, on_cpu_or_cuda
+from specctl.models.quantize.scheme import ROWS_AT_ONCE, TINY, BufferedLinear, on_cpu_or_cuda
 
 
-class Int8Linear(CheapLinear):
+class Int8Linear(BufferedLinear):
     """Round to nearest, symmetric: `weight = levels * scale` with levels in -127 … 127."""
 
     levels: Tensor
@@ -19,6 +19,10 @@ class Int8Linear(CheapLinear):
         pieces = [_quantise(rows) for rows in weight.detach().split(ROWS_AT_ONCE)]
         self.register_buffer("levels", torch.cat([levels for levels, _ in pieces]))
         self.register_buffer("scale", torch.cat([scale for _, scale in pieces]))
+
+    @staticmethod
+    def buffers_of(shape: tuple[int, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return {"levels": ("I8", shape), "scale": ("BF16", shape[:1])}
 
     @staticmethod
     def fits(weight: Tensor) -> bool:

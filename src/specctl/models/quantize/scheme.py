@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,24 @@ class CheapLinear(nn.Module, ABC):
         if self.bias is not None:
             linear.bias = nn.Parameter(self.bias.float(), requires_grad=False)
         return linear
+
+
+class BufferedLinear(CheapLinear):
+    """One whose weight is kept in buffers, which can be stored."""
+
+    @classmethod
+    def restored(cls, shape: tuple[int, int], buffers: Mapping[str, Tensor], bias: Tensor | None) -> Self:
+        """The layer that once held these `buffers_of` a weight of this shape `[N, K]`."""
+        layer = cls.__new__(cls)
+        CheapLinear.__init__(layer, torch.empty(shape, device="meta"), bias)
+        for name, tensor in buffers.items():
+            layer.register_buffer(name, tensor)
+        return layer
+
+    @staticmethod
+    @abstractmethod
+    def buffers_of(shape: tuple[int, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type, as safetensors names it, and shape of what a CPU keeps of a bf16 weight `[N, K]`."""
 
 
 def on_cpu_or_cuda(weight: Tensor) -> bool:
