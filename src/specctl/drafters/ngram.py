@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from specctl.decode import length
 from specctl.decode.draft import Draft, Parts, Row, Scored
+from specctl.models import costs
 from specctl.profile.drafters import NgramParams
 
 _WORTH = 0.06
@@ -23,12 +25,17 @@ class Ngram:
     """Drafts what followed the last few tokens before, for as long as that is likely to be kept.
 
     The longer the run that matched, the likelier the next token. How likely is counted for each row and length.
+    With `draft_tokens: auto` all rows together decide how much of it is worth its place (`decode/length.py`).
     """
 
     needs: frozenset[int] = frozenset()
 
     def __init__(self, params: NgramParams, parts: Parts) -> None:
         self._params = params
+        self._costs = None
+        if params.draft_tokens == "auto":
+            self._costs = parts.costs or costs.of(parts.target, None, rows=parts.rows)
+        self._company = length.Company.of(parts.sampler, parts.rows)
         self._eos = parts.eos
         self._seen: list[Lookup] = []
         self._odds: list[Odds] = []
@@ -45,13 +52,18 @@ class Ngram:
             seen = self._seen[slot]
             seen.extend(row.ids)
             size, start = seen.match(row.ids)
-            limit = self._odds[slot].worthwhile(size, min(most, self._params.draft_tokens))
+            limit = self._odds[slot].worthwhile(size, min(most, self._params.most))
             drafts.append(continuation(row.ids, start, limit, self._eos))
             self._matched.append(Match(size, drafts[-1], len(row.ids)))
         chances = [
             [odds.chance(match.size, n) for n in range(len(match.tokens))]
             for odds, match in zip(self._odds, self._matched, strict=False)
         ]
+        if self._costs is not None:
+            contexts = [len(row.ids) for row in rows]
+            lengths = length.known(chances, contexts, self._costs, self._company)
+            drafts = [tokens[:most] for tokens, most in zip(drafts, lengths, strict=True)]
+            chances = [odds[:most] for odds, most in zip(chances, lengths, strict=True)]
         return Draft(drafts, confidence=chances)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:

@@ -133,6 +133,8 @@ def _self_draft(
 ) -> Fidelity:
     """The target as its own draft model, its head trimmed like the draft's: what it proposes has to be accepted."""
     params, lm = session.profile.drafter, session.target
+    # What `auto` would choose: never to ask a draft as slow as the target.
+    params = params.model_copy(update={"draft_tokens": params.most})
     kept = None if session.draft is None else session.draft.kept
     draft = lm if kept is None else trimmed(lm, cut(lm, kept))
     itself = replace(
@@ -176,7 +178,7 @@ def _request(session: Session, prompt: Prompt, options: Options, number: int) ->
 
 def _noise(session: Session, lm: LM, requests: Sequence[Request], options: Options) -> Noise:
     """Measured on the prompts themselves, with the block sizes that drafts of this profile lead to."""
-    longest = getattr(session.profile.drafter, "draft_tokens", 1)
+    longest = max(session.profile.drafter.most, 1)
     return calibrate(
         lm,
         [request.prompt for request in requests],
