@@ -1,12 +1,12 @@
 """How many tokens a round drafts, by the rows that share it: `draft_tokens: auto`.
 
-All rows of a round go through the target in one forward, as wide as the longest draft, so a token drafted for one row
-is paid for by every row. The more rows, the sooner arithmetic is what a forward costs, and the fewer drafted tokens
-are worth it. The width is chosen that makes most tokens a second; plain decoding is the width of nothing.
+All rows of a round go through the target in one forward, as wide as the longest draft: a token drafted for one row
+is paid for by all. The more rows, the sooner arithmetic is what a forward costs, and the fewer drafted tokens are
+worth it. The width is chosen that makes most tokens a second; plain decoding is the width of nothing.
 
-Only what is committed and what forwards cost here go in, never a token that was drafted and not kept: so the target's
-law stays as it is. Under `rejection` rows may share random numbers (equal seeds), and what one row did would tell of
-those another one is yet to draw. There each row decides for itself, as if the others were like it.
+Only what is committed and what forwards cost here go in, never a token that was drafted and not kept: so the law of
+the output stays as it is. Under `rejection` rows may share random numbers (equal seeds), and what one row did would
+tell of those another is yet to draw. There each row decides for itself, as if the others were like it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Company:
 def known(
     odds: Sequence[Sequence[float]], contexts: Sequence[int], costs: Costs, company: Company
 ) -> list[int]:
-    """How many tokens of drafts that are there already, for nothing. `odds`: of each token, given those before it."""
+    """How many tokens of drafts that cost nothing. `odds`: of each token to be kept, given those before it."""
 
     def best(slots: Sequence[int], rows: int) -> list[int]:
         kept = [list(accumulate(odds[slot], mul)) for slot in slots]
@@ -114,7 +114,7 @@ class Lengths:
         return self._company.choose(len(needs), lambda slots, rows: self._best(needs, slots, rows))
 
     def observe(self, drafted: Sequence[int], accepted: Sequence[int]) -> None:
-        """Of the first rows: what was drafted and kept. Nothing is learnt from tokens behind the first wrong one."""
+        """Of the first rows: what was drafted and kept. Tokens behind the first wrong one teach nothing."""
         self._everyone.fade(_MEMORY)
         for row, many, kept in zip(self._rows, drafted, accepted, strict=False):
             tried = min(kept + 1, many)

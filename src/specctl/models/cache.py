@@ -176,6 +176,17 @@ class SlotCache(Cache):
         self.reserve(len(self.lengths), 0)
         return len(self.lengths) - 1
 
+    def adopt(self, other: SlotCache) -> int:
+        """Open one more row that holds what the only row of `other` does; returns its number. Both are in use."""
+        row, length = self.admit(), other.lengths[0]
+        self.reserve(self.slots, length)
+        for mine, theirs in zip(self.slot_layers, other.slot_layers, strict=True):
+            for tensor, source in zip(mine.tensors(), theirs.tensors(), strict=True):
+                tensor[row, :, :length] = source[0, :, :length]
+        self.lengths[row] = length
+        self._dirty[row] = max(self._dirty[row], length)
+        return row
+
     def release(self, row: int) -> None:
         """Close a row. The last row moves into its place, so that rows in use stay dense."""
         last = len(self.lengths) - 1

@@ -38,7 +38,7 @@ THOROUGH = {
     4: (1, 2, 4, 8),
     8: (1, 2, 4, 8),
 }
-BATCH = {rows: (1, 2, 4, 8) for rows in (2, 4, 8, 16)}
+BATCH = dict.fromkeys((2, 4, 8, 16), (1, 2, 4, 8))
 """Measured when a batch of that many rows is first decoded."""
 
 _ROUNDS = {False: 3, True: 7}
@@ -184,7 +184,7 @@ def _shapes(lm: LM, cache: SlotCache, grid: _Grid) -> dict[Any, Callable[[], flo
 
 
 def _medians(jobs: Mapping[Any, Callable[[], float]], rounds: int) -> dict[Any, float]:
-    """Over rounds that each visit every job, so that a slow moment hits all of them alike; the first is for nothing."""
+    """Over rounds that each visit every job, so that a slow moment hits all alike; the first is for nothing."""
     times: dict[Any, list[float]] = {key: [] for key in jobs}
     for _ in range(1 + rounds):
         for key, job in jobs.items():
