@@ -126,6 +126,10 @@ def _resized(old: Tensor, slots: int, capacity: int) -> Tensor:
     return new
 
 
+def _whole_steps(capacity: int) -> int:
+    return -(-capacity // _GROW_BY) * _GROW_BY
+
+
 class SlotCache(Cache):
     """A `transformers.Cache` over slots; one object serves all layers, whole models and sub-network views.
 
@@ -161,8 +165,11 @@ class SlotCache(Cache):
         return [pad + length for pad, length in zip(self.pads, self.lengths, strict=True)]
 
     def shrink(self, capacity: int) -> None:
-        """Give room back when the rows in use, and `capacity`, need less than half of what there is."""
-        needed = max([capacity, *self.widths])
+        """Give room back when the rows in use, and `capacity`, need less than half of what there is.
+
+        Whole steps only: else the next forward a little wider than planned would take it again.
+        """
+        needed = _whole_steps(max([capacity, *self.widths]))
         if 2 * needed < self.capacity:
             self.capacity = needed
             self._dirty = [min(end, needed) for end in self._dirty]
@@ -249,7 +256,7 @@ class SlotCache(Cache):
         self.window = Window(rows.start, rows.stop, starts, q, pads)
         self._index = None
         if self.window.width > self.capacity:
-            self.reserve(self.slots, -(-self.window.width // _GROW_BY) * _GROW_BY)
+            self.reserve(self.slots, _whole_steps(self.window.width))
         self._clear_stale(rows, q, offset)
         return self.window
 
