@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,10 +20,9 @@ LONG = prompts(1, seed=5, lengths=[60])[0]
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (newcomers, target_module, lm_module):
         monkeypatch.setattr(module, "PREFILL_CHUNK", CHUNK)
-    yield
 
 
 def crowd() -> list[Request]:
