@@ -24,9 +24,10 @@ PREFILL_CHUNK = 256
 class LM:
     """A model, where it lives, the fewest rows a forward may have, and which tokens it can say.
 
-    `row_floor` > 1 keeps every forward on the same kernels: short inputs get dummy columns behind the real
-    ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept` `[k]`: the ids its logits
-    are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k then.
+    `row_floor` > 1 keeps every forward on the same kernels: where the rows together are fewer, they get dummy
+    columns behind the real ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept`
+    `[k]`: the ids its logits are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k
+    then.
     `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`).
     """
 
@@ -72,7 +73,8 @@ class LM:
         Returns logits `[n, q, vocab]`. Slots are written, nothing is committed.
         """
         q = len(tokens[0])
-        out = self._run(self.module, cache, rows, q, offset, input_ids=self._padded(tokens))
+        inputs = self._padded(tokens, len(rows))
+        out = self._run(self.module, cache, rows, inputs.shape[1], offset, input_ids=inputs)
         # Dummy columns go through the head too: its product with a single row has other bits.
         return cast(Tensor, out.logits)[:, :q]
 
@@ -96,19 +98,20 @@ class LM:
         view = self._views[start, stop]
         if isinstance(inputs, Tensor):
             q = inputs.shape[1]
-            missing = max(self.row_floor - q, 0)
+            missing = self._columns(q, len(rows)) - q
             padded = torch.cat([inputs, inputs[:, -1:].expand(-1, missing, -1)], dim=1)
-            out = self._run(view, cache, rows, q, offset, inputs_embeds=padded)
+            out = self._run(view, cache, rows, padded.shape[1], offset, inputs_embeds=padded)
         else:
             q = len(inputs[0])
-            out = self._run(view, cache, rows, q, offset, input_ids=self._padded(inputs))
+            tokens = self._padded(inputs, len(rows))
+            out = self._run(view, cache, rows, tokens.shape[1], offset, input_ids=tokens)
         return cast(Tensor, out.logits if stop is None else out.last_hidden_state)[:, :q]
 
     @torch.no_grad()
     def _run(
         self, module: nn.Module, cache: SlotCache, rows: range, q: int, offset: int, **inputs: Tensor | int
     ) -> Any:
-        window = cache.open_window(rows, max(q, self.row_floor), offset)
+        window = cache.open_window(rows, q, offset)
         positions, mask = geometry(self.config, window, self.dtype, self.device)
         # Passed through to `plain_attention`; transformers' own functions ignore it.
         padded: dict[str, Any] = {"pads": window.pads} if any(window.pads) else {}
@@ -121,17 +124,23 @@ class LM:
             use_cache=True,
         )
 
-    def _padded(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        missing = max(self.row_floor - len(tokens[0]), 0)
+    def _columns(self, q: int, n: int) -> int:
+        """Columns for q tokens of n rows: no product has fewer rows than the floor, neither those over all rows
+        nor those of one key head, which has the queries of its group."""
+        group = self.config.num_attention_heads // self.config.num_key_value_heads
+        return max(q, -(-self.row_floor // min(n, group)))
+
+    def _padded(self, tokens: Sequence[Sequence[int]], n: int) -> Tensor:
+        missing = self._columns(len(tokens[0]), n) - len(tokens[0])
         return torch.tensor([[*row, *[row[-1]] * missing] for row in tokens], device=self.device)
 
     def prefill(self, cache: SlotCache, row: int, ids: Sequence[int]) -> None:
         """Append `ids` to one row and commit them, chunk by chunk; no logits are returned."""
         for start in range(0, len(ids), PREFILL_CHUNK):
             chunk = ids[start : start + PREFILL_CHUNK]
-            inputs = self._padded([chunk])
+            inputs = self._padded([chunk], 1)
             only_row = range(row, row + 1)
-            self._run(self.module, cache, only_row, len(chunk), 0, input_ids=inputs, logits_to_keep=1)
+            self._run(self.module, cache, only_row, inputs.shape[1], 0, input_ids=inputs, logits_to_keep=1)
             cache.commit(row, len(chunk))
 
 
