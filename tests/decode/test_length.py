@@ -37,9 +37,9 @@ SAMPLED = Sampler.keyed(Law(temperature=1.0))
 
 
 def curve(seconds: Callable[[int], float], prefill: float, floor: int = 1) -> Curve:
-    """From seconds by tokens of a forward; no row has fewer than `floor`."""
+    """From seconds by tokens of a forward, which has no fewer than `floor`."""
     grid = {1: (1, 2, 4, 8, 16, 64), **dict.fromkeys((2, 4, 8, 16), (1, 2, 4, 8))}
-    return Curve({n: {q: seconds(n * max(q, floor)) for q in tokens} for n, tokens in grid.items()}, prefill)
+    return Curve({n: {q: seconds(max(n * q, floor)) for q in tokens} for n, tokens in grid.items()}, prefill)
 
 
 MACHINES = {

@@ -22,7 +22,7 @@ from specctl.models.costs import Costs
 _CLEARLY = 1.02
 """Drafting has to promise this much over plain decoding: costs are measured, chances are guessed."""
 
-_PRIOR = 0.7
+_PRIOR = 0.75
 _TRIES, _ROW_TRIES = 4.0, 8.0
 """Imagined drafted tokens: of all rows, kept as often as `_PRIOR`; of a row, kept as often as those of all rows."""
 
