@@ -189,18 +189,13 @@ def test_never_below_plain_and_close_to_the_best_fixed_length(name: str, machine
         assert chosen >= 0.9 * best, size
 
 
-@pytest.mark.parametrize(
-    ("name", "machine"), [("model", "larger model on two cores"), ("lookup", "small model on two cores")]
-)
-def test_planted_costs_that_know_nothing_of_rows_lose(name: str, machine: str) -> None:
+@pytest.mark.parametrize("machine", list(MACHINES)[:2])
+def test_planted_costs_that_know_nothing_of_rows_lose(machine: str) -> None:
     """As if a batch took as long as a row alone: then too much is drafted."""
-    play, costs = DRAFTERS[name], MACHINES[machine]
-    assert costs.draft is not None
-    blind = Costs(
-        *(replace(one, points={1: one.points[1], 16: one.points[1]}) for one in (costs.target, costs.draft))
-    )
-    chosen = play(recorded(), 16, costs, None, costs)
-    assert play(recorded(), 16, costs, None, blind) < 0.95 * chosen
+    costs = MACHINES[machine]
+    alone = costs.target.points[1]
+    blind = replace(costs, target=replace(costs.target, points={1: alone, 16: alone}))
+    assert by_lookup(recorded(), 16, costs, None, blind) < 0.8 * by_lookup(recorded(), 16, costs, 0, costs)
 
 
 def test_a_poor_draft_costs_no_more_than_finding_out() -> None:
