@@ -157,11 +157,14 @@ def draft_model(
 ) -> DraftModel:
     sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
     settings = DraftModelParams(method="draft-model", **{"draft_tokens": 4, **params})
-    return DraftModel(settings, Parts(target, draft, sampler, eos))
+    return DraftModel(settings, Parts(target, draft, sampler, eos, flat_costs(), 3))
 
 
-def ngram(eos: frozenset[int] = frozenset(), **params: Any) -> Ngram:
-    parts = Parts(shared_lm(), None, Sampler.keyed(Law()), eos)
+def ngram(
+    eos: frozenset[int] = frozenset(), *, law: Law | None = None, accept: str = "greedy", **params: Any
+) -> Ngram:
+    sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
+    parts = Parts(shared_lm(), None, sampler, eos, flat_costs(), 3)
     return Ngram(NgramParams(method="ngram", **{"min_ngram": 1, **params}), parts)
 
 

@@ -86,6 +86,14 @@ BAD = {
         HEAD + "drafter: {method: ngram, draft_tokens: 0}\n",
         "4: drafter.draft_tokens: must be at least 1 (got `0`)",
     ),
+    "tokens to draft in words": (
+        HEAD + "drafter: {method: ngram, draft_tokens: many}\n",
+        "4: drafter.draft_tokens: must be a whole number or `auto` (got `many`)",
+    ),
+    "auto for a method without it": (
+        HEAD + "drafter: {method: kangaroo, draft_tokens: auto}\n",
+        "4: drafter.draft_tokens: must be a whole number (got `auto`)",
+    ),
     "too many tokens to draft": (
         HEAD + "drafter: {method: ngram, draft_tokens: 65}\n",
         "4: drafter.draft_tokens: must be at most 64 (got `65`)",

@@ -19,6 +19,7 @@ from specctl.decode.target import Target
 from specctl.decode.text import final_text
 from specctl.errors import MachineError, ModelFileError, RequestError
 from specctl.events import Emitted, Event, Finished, Prefilled, Started, Timed, Verified
+from specctl.models.costs import Costs, Curve
 from specctl.models.load import load, load_tokenizer
 from specctl.profile.schema import Profile
 from specctl.session import Request, Session, open_session
@@ -402,3 +403,60 @@ def test_a_real_model_says_the_same_however_it_is_drafted(smollm2: Path) -> None
     sampled, _ = answers(3, **warm)
     assert answers(1, **ngram, **warm)[0] == sampled
     assert sampled != plain
+
+
+@pytest.mark.real
+def test_a_real_model_says_the_same_with_lengths_chosen_by_the_batch(
+    smollm2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16, `invariant`, every schedule; forwards cost what they are said to, so that lengths change."""
+    monkeypatch.setattr("specctl.models.costs.of", lambda target, draft, rows=1: dear_rows())
+    plain: list[list[int]] | None = None
+    for method in ("none", "ngram", "self"):
+        drafter = {"method": method} | ({} if method == "none" else {"draft_tokens": "auto"})
+        session = open_session(
+            profile(drafter=drafter), smollm2, None, target_name="smollm2-135m", draft_name=None
+        )
+        if session.info.numerics_note:
+            pytest.skip(session.info.numerics_note)
+        asked = [
+            Request(session.encode(text, system=None, raw=False), 16 + 4 * i)
+            for i, text in enumerate(PROMPTS)
+        ]
+        for schedule in ("ragged",) if plain is None else ("ragged", "eqspec", "exspec"):
+            events = list(session.generate(asked, batch_size=2, schedule=schedule, window=3))
+            tokens = [answer(events, row)[0] for row in range(len(asked))]
+            plain = plain or tokens
+            assert tokens == plain
+            assert method == "none" or any(event.drafted for event in events if isinstance(event, Verified))
+
+
+def dear_rows() -> Costs:
+    """A forward of one row is nearly free whatever its length, one of more is not."""
+    points = {rows: {1: 1.0, 2: 1.0, 9: 1.0 + 0.1 * rows} for rows in (1, 2, 4)}
+    return Costs(Curve(points, 0.01), Curve({rows: {1: 0.1} for rows in (1, 2, 4)}, 0.01))
+
+
+def test_costs_are_measured_when_a_batch_first_needs_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def of(target: Any, draft: Any, rows: int = 1) -> Costs:
+        asked.append(rows)
+        points = {1: {1: 1.0, 9: 1.1}} | {
+            known: {1: 1.0, 9: 1.2} for known in (2, 4, 8, 16) if known < 2 * rows
+        }
+        return Costs(Curve(points, 0.01))
+
+    monkeypatch.setattr("specctl.models.costs.of", of)
+    for drafter, expected in (
+        ({"method": "ngram"}, []),
+        ({"method": "ngram", "draft_tokens": "auto"}, [1, 3, 6]),
+    ):
+        asked.clear()
+        chosen = profile(drafter=drafter, dtype="float64")
+        session = open_session(chosen, folder, None, target_name="tiny", draft_name=None)
+        for batch_size in (1, 3, 4, 2, 6, 8, 1):
+            list(session.generate([Request((5, 9, 5), 3)] * 2, batch_size=batch_size))
+        assert asked == expected

@@ -127,7 +127,7 @@ class Session:
         cancelled: Callable[[], bool],
         kept: Kept | None,
     ) -> tuple[Target, Iterator[Event]]:
-        drafter = self.drafter(rules.sampler)
+        drafter = self.drafter(rules.sampler, rules.batch_size)
         first = requests[: rules.batch_size]
         longest = max(len(one.prompt) + one.max_new_tokens for one in first)
         capacity = min(longest, self.target.context_length) + 1
@@ -147,10 +147,16 @@ class Session:
         law = Law(wish.temperature, wish.top_k, wish.top_p, wish.min_p, wish.repetition_penalty)
         return Sampler.keyed(law, coupled=self.info.accept == "coupled")
 
-    def drafter(self, sampler: Sampler) -> Drafter:
-        """The profile's drafter with empty caches."""
-        parts = Parts(self.target, self.draft, sampler, self.eos, self.costs)
+    def drafter(self, sampler: Sampler, rows: int = 1) -> Drafter:
+        """The profile's drafter with empty caches, for rounds of up to `rows`."""
+        self.weigh(rows)
+        parts = Parts(self.target, self.draft, sampler, self.eos, self.costs, rows)
         return build_drafter(self.profile.drafter, parts)
+
+    def weigh(self, rows: int) -> None:
+        """Measure what forwards of up to `rows` cost, if the drafter goes by it and it is not known yet."""
+        if self.profile.drafter.weighs_costs and (self.costs is None or self.costs.lack(rows)):
+            self.costs = costs.of(self.target, self.draft, rows=rows)
 
     def rules(self, sampler: Sampler, batch_size: int = 1) -> Rules:
         return Rules(
@@ -218,8 +224,9 @@ def open_session(
         exact=True,
     )
     tokenizer = load_tokenizer(target_dir)
-    known = costs.of(target, draft) if profile.drafter.method == "auto" else None
-    return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer), known)
+    session = Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer))
+    session.weigh(1)
+    return session
 
 
 def _open_draft(

@@ -56,9 +56,11 @@ class SymbolicLM:
         return SlotCache(1)
 
     def prefill(self, cache: SlotCache, row: int, ids: Sequence[int]) -> None:
+        keys = cache.layers[0].keys
+        read = [] if keys is None else [int(token) for token in keys[row, 0, : cache.lengths[row], 0]]
         for start in range(0, len(ids), 16):
             chunk = ids[start : start + 16]
-            self.expected = [list(ids[: start + len(chunk)])]
+            self.expected = [[*read, *ids[: start + len(chunk)]]]
             self.forward(cache, [chunk], range(row, row + 1))
             cache.commit(row, len(chunk))
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from symbolic import CONTEXT, VOCAB, Guesser, SymbolicLM, SymbolicTarget, oracle
 
+from specctl.decode import newcomers
+from specctl.decode import target as target_module
 from specctl.decode.accept import greedy
 from specctl.decode.draft import Request
 from specctl.decode.loop import Rules, decode
@@ -25,6 +27,16 @@ from specctl.decode.target import Target
 from specctl.events import Emitted, Finished, Timed
 from specctl.models import lm as lm_module
 from specctl.models.cache import SlotCache, SlotLayer
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks() -> Iterator[None]:
+    """Prompts of several chunks, so that some are read while others decode."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (newcomers, target_module):
+            patch.setattr(module, "PREFILL_CHUNK", 16)
+        yield
+
 
 CASES = int(os.environ.get("SPECCTL_FUZZ_CASES", "2000"))
 
@@ -121,7 +133,7 @@ def busy(schedule: str) -> Case:
     """Rows of all lengths, half of the drafts wrong: most rounds are ragged."""
     requests = tuple(
         Request(tuple((i * 5 + j * 3) % VOCAB for j in range(length)), 18)
-        for i, length in enumerate([1, 7, 30, 7, 2, 12])
+        for i, length in enumerate([1, 7, 30, 27, 2, 12])
     )
     return Case(requests, 3, 5, schedule, (3, 1, 4), 0.6, frozenset(), 1, None)
 
@@ -166,7 +178,15 @@ def pads_left_behind(cache: SlotCache, one: int, other: int) -> None:
     cache.pads = pads
 
 
-geometry, shift, swap = lm_module.geometry, SlotLayer.shift, SlotCache.swap
+def one_slot_short(cache: SlotCache, other: SlotCache) -> int:
+    """Planted: a prompt that was read apart loses its last token on the way."""
+    other.lengths[0] -= 1
+    row = adopt(cache, other)
+    cache.lengths[row] += 1
+    return row
+
+
+geometry, shift, swap, adopt = lm_module.geometry, SlotLayer.shift, SlotCache.swap, SlotCache.adopt
 
 
 @pytest.mark.parametrize(
@@ -182,6 +202,7 @@ geometry, shift, swap = lm_module.geometry, SlotLayer.shift, SlotCache.swap
         ((SlotCache, "swap"), pads_left_behind, "exspec"),
         ((SlotCache, "swap"), lambda *_: None, "exspec"),
         ((Target, "commit"), lambda target, slot, n: target.cache.commit(slot, 1), "ragged"),
+        ((SlotCache, "adopt"), one_slot_short, "ragged"),
     ],
     ids=lambda value: f"planted-{value.__name__}" if callable(value) else None,
 )

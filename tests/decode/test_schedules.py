@@ -41,6 +41,10 @@ DRAFTERS: dict[str, Make] = {
     "none": lambda law, accept: None,
     "draft-model": lambda law, accept: draft_model(shared_lm(), noisy_lm(), law=law, accept=accept),
     "ngram": lambda law, accept: ngram(),
+    "draft-model auto": lambda law, accept: draft_model(
+        shared_lm(), noisy_lm(), law=law, accept=accept, draft_tokens="auto"
+    ),
+    "ngram auto": lambda law, accept: ngram(law=law, accept=accept, draft_tokens="auto"),
 }
 
 
@@ -50,7 +54,7 @@ DRAFTERS: dict[str, Make] = {
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", list(DRAFTERS))
 def test_greedy_output_is_plain_decodings(name: str, schedule: str) -> None:
-    for batch_size, window in ((2, 4), (3, 5), (8, 3)):
+    for batch_size, window in ((2, 4), (4, 5), (8, 3)):
         tokens, _, _ = run(
             shared_lm(),
             DRAFTERS[name](None, "greedy"),

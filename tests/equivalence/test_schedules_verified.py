@@ -11,6 +11,7 @@ import torch
 from toys import scripted
 
 from fakes import ask
+from specctl.decode import newcomers, target
 from specctl.equivalence.report import SequenceReport, Verdict
 from specctl.equivalence.verify import verify_greedy
 from specctl.models import attention, lm
@@ -34,6 +35,16 @@ def test_every_schedule_is_exact(schedule: str, batch_size: int) -> None:
         assert report.problems == ()
         assert report.verdict is Verdict.EXACT
         assert report.audited_rounds == report.rounds > 0
+
+
+@pytest.mark.parametrize("schedule", ["ragged", "exspec"])
+def test_prompts_that_were_read_while_others_decode_are_exact(
+    schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (newcomers, target, lm):
+        monkeypatch.setattr(module, "PREFILL_CHUNK", 4)
+    for report in verified(schedule, 2):
+        assert report.verdict is Verdict.EXACT
 
 
 def positions_of_columns(*arguments: Any) -> Any:

@@ -41,7 +41,7 @@ class TracedDrafter:
 
     def __init__(self, trace: Trace, params: Any, eos: frozenset[int]) -> None:
         self._trace, self._eos = trace, eos
-        self._most: int = params.draft_tokens
+        self._most: int = params.most
         self._least: float = params.min_confidence or 0.0
         sure = [confidence >= self._least for confidence in trace.confidence]
         unsure = 1 - sum(sure) / max(len(sure), 1)

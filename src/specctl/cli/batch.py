@@ -201,6 +201,9 @@ def _open(profile: Profile, chosen: Choice, asked: list[Prompt], wish: Wish) -> 
         session = ready.open_session(
             profile, chosen, folders, longest, rows=min(wish.rows, max(len(asked), 1))
         )
+        if profile.drafter.weighs_costs and console.is_live(sys.stderr) and not wish.quiet:
+            status.show("measuring what a batch costs here, unless it is known")
+        session.weigh(wish.how["batch_size"])
     finally:
         status.hide()
     if session.info.numerics_note:

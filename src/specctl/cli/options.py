@@ -87,8 +87,19 @@ Pull = Annotated[
     typer.Option("--pull", "-y", help="Fetch missing models of any size unasked.", rich_help_panel="Models"),
 ]
 
+
+def _count_or_auto(text: str) -> int | str:
+    return int(text) if text.removeprefix("-").isdecimal() and text.isascii() else text
+
+
 DraftTokens = Annotated[
-    int | None, typer.Option(help="Most tokens drafted a round.", rich_help_panel="Speculation")
+    Any,
+    typer.Option(
+        metavar="N|auto",
+        parser=_count_or_auto,
+        help="Most tokens drafted a round, or as many as pay.",
+        rich_help_panel="Speculation",
+    ),
 ]
 Accept = Annotated[
     str | None,

@@ -133,13 +133,17 @@ def share_cache(drafter: Drafter, cache: SlotCache) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a drafter may be built from; `costs` are measured where they are None and needed."""
+    """What a drafter may be built from; `costs` are measured where they are None and needed.
+
+    `rows`: the most that take part in a round.
+    """
 
     target: LM
     draft: LM | None
     sampler: Sampler
     eos: frozenset[int]
     costs: Costs | None = None
+    rows: int = 1
 
 
 _REGISTRY = {

@@ -7,20 +7,18 @@ when they are done; who joins when, and who takes part in a round, is the schedu
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
 from time import monotonic_ns, perf_counter
 
 from specctl.decode.accept import Acceptor
 from specctl.decode.draft import Draft, Drafter, Request, Row, Scored, share_cache
 from specctl.decode.finish import Ending, Limits, Render, finish
+from specctl.decode.newcomers import Newcomers
 from specctl.decode.sampling import Sampler
 from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW, SCHEDULES, Schedule
 from specctl.decode.target import Target
-from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Timed, Verified
-from specctl.models.lm import PREFILL_CHUNK
+from specctl.events import Drafted, Emitted, Event, Finished, Timed, Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +53,15 @@ def decode(
     """
     share_cache(drafter, target.cache)
     schedule = SCHEDULES[rules.schedule](rules.batch_size, rules.window)
-    waiting = deque(enumerate(requests))
+    newcomers = Newcomers(target, drafter, requests)
     live: list[Row] = []
     number = 0
-    while (waiting or live) and not cancelled():
-        for _ in range(_newcomers(waiting, schedule.room(len(live)), bool(live))):
-            index, request = waiting.popleft()
-            live.append(Row(index, request, list(request.prompt)))
-            yield _admit(target, drafter, live, number)
+    while (newcomers.waiting or live) and not cancelled():
+        yield from newcomers.join(live, schedule.room(len(live)), number)
         number += 1
         yield from _round(target, drafter, live, rules, schedule, number)
-    for index in [*(row.index for row in live), *(index for index, _ in waiting)]:
+    for index in [*(row.index for row in live), *newcomers.waiting]:
         yield Finished(index, number, monotonic_ns(), "cancelled")
-
-
-def _newcomers(waiting: Sequence[tuple[int, Request]], room: int, others_decode: bool) -> int:
-    """How many join now. Those who decode wait for one long prompt a round, or a few short ones."""
-    prompts = [len(request.prompt) for _, request in islice(waiting, room)]
-    if not others_decode:
-        return len(prompts)
-    together = sum(total <= PREFILL_CHUNK for total in accumulate(prompts))
-    return min(max(together, 1), len(prompts))
-
-
-def _admit(target: Target, drafter: Drafter, live: Sequence[Row], number: int) -> Prefilled:
-    """Take the last of `live` in."""
-    row = live[-1]
-    begun = perf_counter()
-    target.fit(live)
-    drafter.begin(row, target.admit(row.ids))
-    return Prefilled(row.index, number, monotonic_ns(), row.request.prompt, perf_counter() - begun)
 
 
 def _round(

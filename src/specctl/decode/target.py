@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,6 +20,20 @@ class Kept:
 
     cache: SlotCache
     ids: list[int]
+
+
+@dataclass(slots=True)
+class Reading:
+    """A prompt on its way into a row of a cache. `left`: tokens to come; `parts`: the hidden states asked for."""
+
+    cache: SlotCache
+    row: int
+    left: Sequence[int]
+    parts: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def hidden(self) -> dict[int, Tensor]:
+        return {depth: torch.cat(states, dim=1) for depth, states in self.parts.items()}
 
 
 class Target:
@@ -58,14 +72,35 @@ class Target:
             self.cache.commit(row, shared)
             self.lm.prefill(self.cache, row, context[shared:])
             return {}
-        parts: dict[int, list[Tensor]] = {depth: [] for depth in self._captures}
-        for start in range(0, len(context), PREFILL_CHUNK):
-            chunk = context[start : start + PREFILL_CHUNK]
-            scored = self._capturing(range(row, row + 1), [list(chunk)])
-            self.cache.commit(row, len(chunk))
-            for depth, states in scored.hidden.items():
-                parts[depth].append(states)
-        return {depth: torch.cat(states, dim=1) for depth, states in parts.items() if states}
+        reading = Reading(self.cache, row, context)
+        while reading.left:
+            self.read(reading)
+        return reading.hidden
+
+    def begin(self, prompt: Sequence[int]) -> Reading:
+        """Start on a prompt in a cache of its own, to be `read` and then to `join`."""
+        aside = self.lm.new_cache()
+        aside.reserve(1, len(prompt) + self.lm.row_floor)
+        return Reading(aside, aside.admit(), prompt[:-1])
+
+    def read(self, reading: Reading) -> None:
+        """The next chunk of it."""
+        chunk, reading.left = reading.left[:PREFILL_CHUNK], reading.left[PREFILL_CHUNK:]
+        if not self._captures:
+            self.lm.prefill(reading.cache, reading.row, chunk)
+            return
+        only_row = range(reading.row, reading.row + 1)
+        scored = self._capturing(reading.cache, only_row, [list(chunk)])
+        reading.cache.commit(reading.row, len(chunk))
+        for depth, states in scored.hidden.items():
+            reading.parts.setdefault(depth, []).append(states)
+
+    def join(self, reading: Reading) -> dict[int, Tensor]:
+        """As `admit`, for a prompt some of which has been read already."""
+        while reading.left:
+            self.read(reading)
+        self.cache.adopt(reading.cache)
+        return reading.hidden
 
     def fit(self, rows: Sequence[Row]) -> None:
         """Give room back that none of these rows can need; more is taken when it is needed."""
@@ -85,7 +120,7 @@ class Target:
             logits = self.lm.segment(self.cache, draft.hidden, batch, draft.depth, None)
             scored = Scored(logits, {draft.depth: draft.hidden})
         elif self._captures:
-            scored = self._capturing(batch, tokens)
+            scored = self._capturing(self.cache, batch, tokens)
         else:
             scored = Scored(self.lm.forward(self.cache, tokens, batch))
         if not bool(torch.isfinite(scored.logits.amax(dim=-1)).all()):
@@ -114,15 +149,15 @@ class Target:
         """Give the first n rows one width; whether anything had to move."""
         return self.cache.align(n)
 
-    def _capturing(self, batch: range, tokens: list[list[int]]) -> Scored:
+    def _capturing(self, cache: SlotCache, batch: range, tokens: list[list[int]]) -> Scored:
         """The whole model in pieces, keeping the states between them; equal bits, measured and tested."""
         states: list[list[int]] | Tensor = tokens
         hidden: dict[int, Tensor] = {}
         start = 0
         for depth in self._captures:
-            states = hidden[depth] = self.lm.segment(self.cache, states, batch, start, depth)
+            states = hidden[depth] = self.lm.segment(cache, states, batch, start, depth)
             start = depth
-        return Scored(self.lm.segment(self.cache, states, batch, start, None), hidden)
+        return Scored(self.lm.segment(cache, states, batch, start, None), hidden)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

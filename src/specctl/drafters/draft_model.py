@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
+from specctl.decode.length import Company, Lengths, Need
 from specctl.decode.noise import Place
+from specctl.models import costs
 from specctl.models.cache import SlotCache
 from specctl.models.lm import LM
 from specctl.models.trimmed import widen
@@ -27,6 +29,7 @@ class DraftModel:
 
     Invariant between rounds: a row's cache holds a prefix of its committed tokens. After full acceptance two
     tokens are missing (the last drafted one never went through the draft model, nor did the target's own).
+    With `draft_tokens: auto` a prompt is read when its row is first drafted for, if ever (`decode/length.py`).
     """
 
     needs: frozenset[int] = frozenset()
@@ -41,16 +44,24 @@ class DraftModel:
         self._eos = parts.eos
         self._cache = self._lm.new_cache()
         self._fed = 0  # drafted tokens of this round that went through the draft model
+        self._lengths: Lengths | None = None
+        self._drafted: list[int] = []
+        if params.draft_tokens == "auto":
+            known = parts.costs or costs.of(parts.target, parts.draft, rows=parts.rows)
+            self._lengths = Lengths(params.most, known, Company.of(parts.sampler, parts.rows))
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         slot = self._cache.admit()
         if len(row.ids) <= self._lm.context_length:
-            capacity = len(row.ids) + row.request.max_new_tokens + self._params.draft_tokens
+            capacity = len(row.ids) + row.request.max_new_tokens + self._params.most
             self._cache.reserve(slot + 1, capacity + self._lm.row_floor)
-            self._lm.prefill(self._cache, slot, self._known(row.ids[:-1]))
+            if self._lengths is None:
+                self._lm.prefill(self._cache, slot, self._known(row.ids[:-1]))
+        if self._lengths is not None:
+            self._lengths.begin()
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
-        room = [self._room(row, most) for row, most in zip(rows, budget, strict=True)]
+        room = self._room(rows, budget)
         active = [most > 0 for most in room]
         drafts: list[list[int]] = [[] for _ in rows]
         confidence: list[list[float]] = [[] for _ in rows]
@@ -72,22 +83,36 @@ class DraftModel:
                     confidence[b].append(sure[b])
                     active[b] = sure[b] >= self._least and token not in self._eos and len(drafts[b]) < room[b]
             logits = self._feed(tokens) if any(active) else None
+        self._drafted = [len(tokens) for tokens in drafts]
         known = confidence if self._params.min_confidence is not None else None
         return Draft(drafts, torch.stack(laws, dim=1) if laws else None, confidence=known)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         for slot, n in enumerate(accepted):
             self._cache.commit(slot, min(n, self._fed))
+        if self._lengths is not None:
+            self._lengths.observe(self._drafted, accepted)
 
     def swap(self, one: int, other: int) -> None:
         self._cache.swap(one, other)
+        if self._lengths is not None:
+            self._lengths.swap(one, other)
 
     def drop(self, slot: int) -> None:
         self._cache.release(slot)
+        if self._lengths is not None:
+            self._lengths.drop(slot)
 
-    def _room(self, row: Row, most: int) -> int:
-        """Past the draft's own context a row is decoded plainly."""
-        return max(min(most, self._params.draft_tokens, self._lm.context_length - len(row.ids)), 0)
+    def _room(self, rows: Sequence[Row], budget: Sequence[int]) -> list[int]:
+        """How much to draft for each row at most. Past the draft's own context a row is decoded plainly."""
+        most, context = self._params.most, self._lm.context_length
+        room = [max(min(n, most, context - len(row.ids)), 0) for row, n in zip(rows, budget, strict=True)]
+        if self._lengths is None:
+            return room
+        read = self._cache.lengths
+        return self._lengths.choose(
+            [Need(len(row.ids) - read[slot], room[slot], len(row.ids)) for slot, row in enumerate(rows)]
+        )
 
     def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> Tensor:
         """Feed each row the committed tokens it lacks; returns the logits `[n, vocab]` behind its last one."""

@@ -14,7 +14,9 @@ from enum import IntEnum
 
 from torch import Tensor
 
+from specctl.decode import length
 from specctl.decode.draft import Draft, Parts, Row, Scored
+from specctl.models import costs
 from specctl.profile.drafters import NgramParams
 
 _WORTH = 0.07
@@ -66,7 +68,8 @@ class Ngram:
 
     The longer the match and the more its places agree, the likelier the next token; how likely is counted for each
     row. Where the row floor fills a forward up with dummies (`models/lm.py`), guesses cost no more than they do, so
-    that many tokens are drafted however unlikely.
+    that many tokens are drafted however unlikely. With `draft_tokens: auto` all rows together decide how much of it
+    is worth its place (`decode/length.py`).
     """
 
     needs: frozenset[int] = frozenset()
@@ -74,8 +77,12 @@ class Ngram:
 
     def __init__(self, params: NgramParams, parts: Parts) -> None:
         self._params = params
+        self._costs = None
+        if params.draft_tokens == "auto":
+            self._costs = parts.costs or costs.of(parts.target, None, rows=parts.rows)
+        self._company = length.Company.of(parts.sampler, parts.rows)
         self._eos = parts.eos
-        self._free = parts.target.row_floor - 1
+        self._target = parts.target
         self._seen: list[Lookup] = []
         self._odds: list[Odds] = []
         self._guessed: list[tuple[int, list[Guess]]] = []  # place of the first token, by slot
@@ -87,16 +94,27 @@ class Ngram:
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         tokens, chances = [], []
         self._guessed = []
+        free = self._target.columns(1, len(rows)) - 1
         for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
             self._seen[slot].extend(row.ids)
-            guesses, chance = self._guesses(slot, row.ids, min(most, self._params.draft_tokens))
+            guesses, chance = self._guesses(slot, row.ids, min(most, self._params.most), free)
             self._guessed.append((len(row.ids), guesses))
             tokens.append([guess.token for guess in guesses])
             chances.append(chance)
+        if self._costs is not None:
+            contexts = [len(row.ids) for row in rows]
+            lengths = length.known(chances, contexts, self._costs, self._company)
+            tokens = [one[:most] for one, most in zip(tokens, lengths, strict=True)]
+            chances = [one[:most] for one, most in zip(chances, lengths, strict=True)]
         return Draft(tokens, confidence=chances)
 
-    def _guesses(self, slot: int, ids: Sequence[int], limit: int) -> tuple[list[Guess], list[float]]:
-        """The draft behind `ids`, and how likely each of its tokens is if those before it are right."""
+    def _guesses(
+        self, slot: int, ids: Sequence[int], limit: int, free: int
+    ) -> tuple[list[Guess], list[float]]:
+        """The draft behind `ids`, and how likely each of its tokens is if those before it are right.
+
+        Of `free` tokens the place costs nothing.
+        """
         seen, odds = self._seen[slot], self._odds[slot]
         text = list(ids[-self._params.max_ngram :])
         guesses: list[Guess] = []
@@ -104,13 +122,13 @@ class Ngram:
         all_right = 1.0
         while len(guesses) < limit and not (guesses and guesses[-1].token in self._eos):
             guess = seen.next(text)
-            if guess is None and not guesses and self._free and self._params.min_ngram == 1:
+            if guess is None and not guesses and free and self._params.min_ngram == 1:
                 guess = most_frequent(ids)
             if guess is None:
                 break
             chance = odds.chance(guess)
             all_right *= chance
-            if all_right < _WORTH and len(guesses) >= self._free:
+            if all_right < _WORTH and len(guesses) >= free:
                 break
             guesses.append(guess)
             chances.append(chance)

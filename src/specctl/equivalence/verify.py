@@ -139,6 +139,8 @@ def _self_draft(
 ) -> Fidelity:
     """The target as its own draft model, its head trimmed like the draft's: what it proposes has to be accepted."""
     params, lm = session.profile.drafter, session.target
+    # What `auto` would choose: never to ask a draft as slow as the target.
+    params = params.model_copy(update={"draft_tokens": params.most})
     model = session.draft
     draft = lm if model is None else replace(lm, twin=model.twin)
     if model is not None and model.kept is not None:
@@ -184,7 +186,7 @@ def _request(session: Session, prompt: Prompt, options: Options, number: int) ->
 
 def _noise(session: Session, lm: LM, requests: Sequence[Request], options: Options) -> Noise:
     """Measured on the prompts themselves, with the block sizes that drafts of this profile lead to."""
-    longest = getattr(session.profile.drafter, "draft_tokens", 1)
+    longest = max(session.profile.drafter.most, 1)
     return calibrate(
         lm,
         [request.prompt for request in requests],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from specctl.decode.draft import Draft, Row, Scored
 from specctl.decode.sampling import Law
-from specctl.decode.target import Target
+from specctl.decode.target import Reading, Target
 from specctl.equivalence.drawn import Drawn
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.sight import Sight, look
@@ -56,6 +56,16 @@ class Watched:
     def admit(self, prompt: Sequence[int]) -> dict[int, Tensor]:
         self._close_round()
         return self._target.admit(prompt)
+
+    def begin(self, prompt: Sequence[int]) -> Reading:
+        return self._target.begin(prompt)
+
+    def read(self, reading: Reading) -> None:
+        self._target.read(reading)
+
+    def join(self, reading: Reading) -> dict[int, Tensor]:
+        self._close_round()
+        return self._target.join(reading)
 
     def score(self, rows: Sequence[Row], draft: Draft) -> Scored:
         self._close_round()

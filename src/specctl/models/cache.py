@@ -126,6 +126,10 @@ def _resized(old: Tensor, slots: int, capacity: int) -> Tensor:
     return new
 
 
+def _whole_steps(capacity: int) -> int:
+    return -(-capacity // _GROW_BY) * _GROW_BY
+
+
 class SlotCache(Cache):
     """A `transformers.Cache` over slots; one object serves all layers, whole models and sub-network views.
 
@@ -161,8 +165,11 @@ class SlotCache(Cache):
         return [pad + length for pad, length in zip(self.pads, self.lengths, strict=True)]
 
     def shrink(self, capacity: int) -> None:
-        """Give room back when the rows in use, and `capacity`, need less than half of what there is."""
-        needed = max([capacity, *self.widths])
+        """Give room back when the rows in use, and `capacity`, need less than half of what there is.
+
+        Whole steps only: else the next forward a little wider than planned would take it again.
+        """
+        needed = _whole_steps(max([capacity, *self.widths]))
         if 2 * needed < self.capacity:
             self.capacity = needed
             self._dirty = [min(end, needed) for end in self._dirty]
@@ -175,6 +182,17 @@ class SlotCache(Cache):
         self.pads.append(0)
         self.reserve(len(self.lengths), 0)
         return len(self.lengths) - 1
+
+    def adopt(self, other: SlotCache) -> int:
+        """Open one more row that holds what the only row of `other` does; returns its number. Both are in use."""
+        row, length = self.admit(), other.lengths[0]
+        self.reserve(self.slots, length)
+        for mine, theirs in zip(self.slot_layers, other.slot_layers, strict=True):
+            for tensor, source in zip(mine.tensors(), theirs.tensors(), strict=True):
+                tensor[row, :, :length] = source[0, :, :length]
+        self.lengths[row] = length
+        self._dirty[row] = max(self._dirty[row], length)
+        return row
 
     def release(self, row: int) -> None:
         """Close a row. The last row moves into its place, so that rows in use stay dense."""
@@ -238,7 +256,7 @@ class SlotCache(Cache):
         self.window = Window(rows.start, rows.stop, starts, q, pads)
         self._index = None
         if self.window.width > self.capacity:
-            self.reserve(self.slots, -(-self.window.width // _GROW_BY) * _GROW_BY)
+            self.reserve(self.slots, _whole_steps(self.window.width))
         self._clear_stale(rows, q, offset)
         return self.window
 

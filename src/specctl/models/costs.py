@@ -11,7 +11,9 @@ import json
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import accumulate
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -36,6 +38,9 @@ THOROUGH = {
     4: (1, 2, 4, 8),
     8: (1, 2, 4, 8),
 }
+BATCH = dict.fromkeys((2, 4, 8, 16), (1, 2, 4, 8))
+"""Measured when a batch of that many rows is first decoded."""
+
 _ROUNDS = {False: 3, True: 7}
 
 
@@ -52,12 +57,20 @@ class Curve:
     thorough: bool = False
 
     def seconds(self, tokens: float, rows: int = 1, context: int = CONTEXT) -> float:
-        """Between measured points a straight line; rows that were not measured count as that many more tokens."""
+        """Between measured points a straight line. Where only single rows were measured, more of them count as that
+        many more tokens."""
         if rows in self.points:
             base = _interpolate(self.points[rows], tokens)
-        else:
+        elif len(self.points) == 1:
             base = _interpolate(self.points[1], tokens * rows)
+        else:
+            beside = _beside(sorted(self.points), rows)
+            base = _interpolate({near: _interpolate(self.points[near], tokens) for near in beside}, rows)
         return base + self.per_slot * rows * (context - CONTEXT)
+
+    def lacks(self, rows: int) -> list[int]:
+        """Row counts yet to be measured for a batch of up to `rows`: those below, and the next one."""
+        return [known for known in BATCH if known < 2 * rows and known not in self.points]
 
     def reading(self, tokens: int, context: int = CONTEXT) -> float:
         """Taking in tokens that are known, to have the logits behind the last one; many are read as a prompt is."""
@@ -91,62 +104,109 @@ class Costs:
     draft: Curve | None = None
     overhead: float = 0.0
 
+    def lack(self, rows: int) -> bool:
+        """Whether a batch of so many rows needs more to be measured."""
+        return bool(self.target.lacks(rows))
 
-def of(target: LM, draft: LM | None, *, thorough: bool = False) -> Costs:
-    """What is remembered, or measured now."""
-    return Costs(curve(target, thorough=thorough), None if draft is None else curve(draft, thorough=thorough))
+
+def of(target: LM, draft: LM | None, *, thorough: bool = False, rows: int = 1) -> Costs:
+    """What is remembered, or measured now, for up to `rows` in a forward."""
+    curves = [None if lm is None else curve(lm, thorough=thorough, rows=rows) for lm in (target, draft)]
+    assert curves[0] is not None
+    return Costs(curves[0], curves[1])
 
 
 def _interpolate(points: Mapping[int, float], at: float) -> float:
     known = sorted(points)
     if len(known) == 1:
         return points[known[0]]
-    place = min(max(bisect_left(known, at), 1), len(known) - 1)
-    left, right = known[place - 1], known[place]
+    left, right = _beside(known, at)
     slope = (points[right] - points[left]) / (right - left)
     return points[left] + slope * (max(at, known[0]) - left)
 
 
-def curve(lm: LM, *, thorough: bool = False, told: Callable[[str], None] = lambda text: None) -> Curve:
-    """The model's curve: remembered, or measured now. A thorough one serves both."""
-    known = _load_cache()
+def _beside(known: Sequence[int], at: float) -> tuple[int, int]:
+    """The neighbours of `at` in `known`, two or more ascending numbers; beyond them, the two nearest."""
+    place = min(max(bisect_left(known, at), 1), len(known) - 1)
+    return known[place - 1], known[place]
+
+
+def curve(
+    lm: LM, *, thorough: bool = False, rows: int = 1, told: Callable[[str], None] = lambda text: None
+) -> Curve:
+    """The model's curve for up to `rows`: remembered, or measured now. A thorough one serves both."""
     key = _fingerprint(lm)
+    found = None
     with suppress(ValueError, KeyError, TypeError, AttributeError):
-        found = Curve.from_json(known[key])
-        if found.thorough or not thorough:
-            return found
+        found = Curve.from_json(_load_cache()[key])
+    complete = found is not None and (found.thorough or not thorough)
+    if found is not None and complete and not found.lacks(rows):
+        return found
     told(f"measuring what a forward of {lm.name} costs")
-    measured = measure(lm, thorough=thorough)
-    _save_cache({**_load_cache(), key: measured.to_json()})
-    return measured
+    if found is None or not complete:
+        found = measure(lm, thorough=thorough)
+    if missing := found.lacks(rows):
+        grid = {count: BATCH[count] for count in missing}
+        found = replace(found, points={**found.points, **measure_rows(lm, grid, thorough=thorough)})
+    _save_cache({**_load_cache(), key: found.to_json()})
+    return found
+
+
+_Grid = Mapping[int, Sequence[int]]
+_Points = dict[int, dict[int, float]]
 
 
 def measure(lm: LM, *, thorough: bool) -> Curve:
-    """Medians over rounds that each visit every shape, so that a slow moment hits all of them alike."""
+    """The curve without the rows of `BATCH`, for those need a batch to be of use."""
     grid = THOROUGH if thorough else QUICK
-    most = max(rows * max(tokens) for rows, tokens in grid.items())
-    shapes = [(rows, q) for rows, tokens in grid.items() for q in tokens]
-    room = min(CONTEXT, max(lm.context_length // 4, 1))
+    room, most = _room(lm), _most(grid)
     far = min(_FAR, lm.context_length - most)
     cache = _filled(lm, max(grid), room, most)
-    long_cache = _filled(lm, 1, far, 8) if far > 2 * room else None
-    for rows, q in shapes:
-        _time(lm, cache, rows, q)
-    times: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}
-    farther: list[float] = []
-    prefill: list[float] = []
-    for _ in range(_ROUNDS[thorough]):
-        prefill.append(_time_prefill(lm, cache, room))
-        for rows, q in shapes:
-            times[rows, q].append(_time(lm, cache, rows, q))
-        if long_cache is not None:
-            farther.append(_time(lm, long_cache, 1, 4))
-    points: dict[int, dict[int, float]] = {}
-    for (rows, q), some in times.items():
-        before = max(points.setdefault(rows, {}).values(), default=0.0)
-        points[rows][q] = max(median(some), before)  # more tokens never take less: a dip is noise
-    slope = (median(farther) - points[1][4]) / (far - room) if farther else 0.0
-    return Curve(points, median(prefill) / room, max(slope, 0.0), thorough)
+    jobs: dict[Any, Callable[[], float]] = {"prefill": lambda: _time_prefill(lm, cache, room)}
+    jobs |= _shapes(lm, cache, grid)
+    if far > 2 * room:
+        long_cache = _filled(lm, 1, far, 8)
+        jobs["far"] = lambda: _time(lm, long_cache, 1, 4)
+    times = _medians(jobs, _ROUNDS[thorough])
+    points = _points(times, grid)
+    slope = (times["far"] - points[1][4]) / (far - room) if "far" in times else 0.0
+    return Curve(points, times["prefill"] / room, max(slope, 0.0), thorough)
+
+
+def measure_rows(lm: LM, grid: _Grid, *, thorough: bool = False) -> _Points:
+    """Seconds by rows and tokens of `grid`."""
+    cache = _filled(lm, max(grid), _room(lm), _most(grid))
+    return _points(_medians(_shapes(lm, cache, grid), _ROUNDS[thorough]), grid)
+
+
+def _shapes(lm: LM, cache: SlotCache, grid: _Grid) -> dict[Any, Callable[[], float]]:
+    return {(rows, q): partial(_time, lm, cache, rows, q) for rows, tokens in grid.items() for q in tokens}
+
+
+def _medians(jobs: Mapping[Any, Callable[[], float]], rounds: int) -> dict[Any, float]:
+    """Over rounds that each visit every job, so that a slow moment hits all alike; the first is for nothing."""
+    times: dict[Any, list[float]] = {key: [] for key in jobs}
+    for _ in range(1 + rounds):
+        for key, job in jobs.items():
+            times[key].append(job())
+    return {key: median(some[1:]) for key, some in times.items()}
+
+
+def _points(times: Mapping[Any, float], grid: _Grid) -> _Points:
+    """More tokens never take less: a dip is noise."""
+    return {
+        rows: dict(zip(tokens, accumulate((times[rows, q] for q in tokens), max), strict=True))
+        for rows, tokens in grid.items()
+    }
+
+
+def _room(lm: LM) -> int:
+    return min(CONTEXT, max(lm.context_length // 4, 1))
+
+
+def _most(grid: _Grid) -> int:
+    """The most tokens of a forward."""
+    return max(rows * max(tokens) for rows, tokens in grid.items())
 
 
 def _filled(lm: LM, rows: int, length: int, room: int) -> SlotCache:
@@ -183,7 +243,7 @@ def _fingerprint(lm: LM) -> str:
         device_name(lm.device),
         torch.__version__,
         torch.get_num_threads(),
-        [QUICK, THOROUGH],
+        [QUICK, THOROUGH, BATCH],
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()
 

@@ -101,7 +101,7 @@ class LM:
         view = self._view(start, stop)
         if isinstance(inputs, Tensor):
             q = inputs.shape[1]
-            missing = self._columns(q, len(rows)) - q
+            missing = self.columns(q, len(rows)) - q
             padded = torch.cat([inputs, inputs[:, -1:].expand(-1, missing, -1)], dim=1)
             out = self._run(view, cache, rows, padded.shape[1], offset, inputs_embeds=padded)
         else:
@@ -144,14 +144,14 @@ class LM:
             use_cache=True,
         )
 
-    def _columns(self, q: int, n: int) -> int:
+    def columns(self, q: int, n: int) -> int:
         """Columns for q tokens of n rows: no product has fewer rows than the floor, neither those over all rows
         nor those of one key head, which has the queries of its group."""
         group = self.config.num_attention_heads // self.config.num_key_value_heads
         return max(q, -(-self.row_floor // min(n, group)))
 
     def _padded(self, tokens: Sequence[Sequence[int]], n: int) -> Tensor:
-        missing = self._columns(len(tokens[0]), n) - len(tokens[0])
+        missing = self.columns(len(tokens[0]), n) - len(tokens[0])
         return torch.tensor([[*row, *[row[-1]] * missing] for row in tokens], device=self.device)
 
     def prefill(self, cache: SlotCache, row: int, ids: Sequence[int]) -> None:

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError, PydanticKnownError
+
+_MOST = 64
+
+
+def _count_or_auto(value: Any) -> Any:
+    # By hand, since pydantic reports a union's mistakes once for each of its types.
+    if value == "auto":
+        return value
+    if type(value) is not int:
+        raise PydanticCustomError("count_or_auto", "must be a whole number or `auto`")
+    if value < 1:
+        raise PydanticKnownError("greater_than_equal", {"ge": 1})
+    if value > _MOST:
+        raise PydanticKnownError("less_than_equal", {"le": _MOST})
+    return value
+
+
+DraftTokens = Annotated[
+    Annotated[int, Field(ge=1, le=_MOST)] | Literal["auto"], BeforeValidator(_count_or_auto)
+]
+"""A number, or `auto`: each round the one that pays (`decode/length.py`)."""
 
 
 class Part(BaseModel):
@@ -14,11 +36,24 @@ class Part(BaseModel):
 
 class Method(Part):
     """What every method's settings have. `uses_draft`: it needs a model besides the target; `takes_draft`: it uses
-    one where there is one; `drafts_itself`: it drafts with a copy of the target, unless it has taken a draft."""
+    one where there is one; `drafts_itself`: it drafts with a copy of the target, unless it has taken a draft.
+    `auto_most`: the most tokens `draft_tokens: auto` drafts."""
 
     uses_draft: ClassVar[bool] = False
     takes_draft: ClassVar[bool] = False
     drafts_itself: ClassVar[bool] = False
+    auto_most: ClassVar[int] = 12
+
+    @property
+    def most(self) -> int:
+        """Most tokens drafted a round; 0 for plain decoding."""
+        wish = getattr(self, "draft_tokens", 0)
+        return self.auto_most if wish == "auto" else int(wish)
+
+    @property
+    def weighs_costs(self) -> bool:
+        """Whether what a forward costs here decides how much is drafted."""
+        return getattr(self, "draft_tokens", 0) == "auto"
 
 
 class NoneParams(Method):
@@ -33,7 +68,9 @@ class DraftModelParams(Method):
     uses_draft: ClassVar[bool] = True
     takes_draft: ClassVar[bool] = True
     method: Literal["draft-model"]
-    draft_tokens: int = Field(default=5, ge=1, le=64, description="most tokens drafted a round")
+    draft_tokens: DraftTokens = Field(
+        default=5, description="most tokens drafted a round; `auto`: as many as pay"
+    )
     min_confidence: float | None = Field(
         default=None,
         ge=0,
@@ -47,7 +84,9 @@ class SelfParams(Method):
 
     drafts_itself: ClassVar[bool] = True
     method: Literal["self"]
-    draft_tokens: int = Field(default=5, ge=1, le=64, description="most tokens drafted a round")
+    draft_tokens: DraftTokens = Field(
+        default=5, description="most tokens drafted a round; `auto`: as many as pay"
+    )
     min_confidence: float | None = Field(
         default=None,
         ge=0,
@@ -59,8 +98,11 @@ class SelfParams(Method):
 class NgramParams(Method):
     """Looks the last few tokens up in the prompt and the answer so far; needs no second model."""
 
+    auto_most: ClassVar[int] = 24
     method: Literal["ngram"]
-    draft_tokens: int = Field(default=24, ge=1, le=64, description="most tokens drafted a round")
+    draft_tokens: DraftTokens = Field(
+        default=24, description="most tokens drafted a round; `auto`: as many as pay"
+    )
     max_ngram: int = Field(default=6, ge=1, le=16, description="longest run of tokens looked up first")
     min_ngram: int = Field(
         default=1, ge=1, le=16, description="shortest run of tokens that counts as a match"
@@ -131,6 +173,10 @@ class AutoParams(Method):
     drafts_itself: ClassVar[bool] = True
     method: Literal["auto"]
     draft_tokens: int = Field(default=12, ge=1, le=64, description="most tokens drafted a round")
+
+    @property
+    def weighs_costs(self) -> bool:
+        return True
 
 
 Drafter = Annotated[

@@ -29,6 +29,7 @@ _SAY = {
     "less_than": "must be less than {lt} (got {got})",
     "less_than_equal": "must be at most {le} (got {got})",
     "literal_error": "must be {expected} (got {got})",
+    "count_or_auto": "must be a whole number or `auto` (got {got})",
     "union_tag_not_found": "`method` is missing; one of {methods}",
 }
 
