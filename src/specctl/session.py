@@ -150,7 +150,7 @@ class Session:
     def drafter(self, sampler: Sampler) -> Drafter:
         """The profile's drafter with empty caches."""
         parts = Parts(self.target, self.draft, sampler, self.eos, self.costs)
-        return build_drafter(self.profile.drafter, parts)
+        return build_drafter(_looking(self.profile), parts)
 
     def rules(self, sampler: Sampler, batch_size: int = 1) -> Rules:
         return Rules(
@@ -160,6 +160,7 @@ class Session:
             context_length=self.target.context_length,
             render=lambda tokens: render(self.tokenizer, tokens),
             batch_size=batch_size,
+            probabilities=self.profile.probabilities,
         )
 
     def _started(self, rows: int) -> Started:
@@ -243,6 +244,14 @@ def _open_draft(
 def _open_adapter(params: KangarooParams, target: LM) -> LM:
     folder = Path(params.adapter) if params.adapter else adapters.shipped(target)
     return adapters.readout(target, *adapters.read(folder, target))
+
+
+def _looking(profile: Profile) -> Any:
+    """The drafter's settings; where probabilities are asked for, one that need not look at its own looks."""
+    params = profile.drafter
+    if profile.probabilities and getattr(params, "min_confidence", 0.0) is None:
+        return params.model_copy(update={"min_confidence": 0.0})
+    return params
 
 
 def _settle_numerics(target: LM) -> str | None:
