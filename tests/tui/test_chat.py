@@ -53,7 +53,7 @@ def test_an_answer_comes_with_its_rounds_and_figures() -> None:
     assert "The sky is blue!" in text
     assert "␣red ␣now ␣blue" in text
     assert "0/2" in text
-    assert "3/5 accepted · 2.00 tokens a forward" in text
+    assert "3/5 accepted · mean acceptance length 2.00" in text
     assert "2.00× plain" in text
     assert "default · tiny · cpu bfloat16 · exact" in text
 
@@ -145,7 +145,7 @@ def test_a_full_context_says_what_is_dropped() -> None:
         await send(pilot, screen, "two")
         engine.error = ContextFull(200, 100, 1)
         await send(pilot, screen, "three")
-        assert "the oldest 1 exchanges are left out" in str(screen.query(".notice").last(Static).content)
+        assert "leave out the oldest exchange (“one”)" in str(screen.query(".notice").last(Static).content)
         engine.error = None
         await pilot.press("enter")
         await settle(pilot, screen)
