@@ -13,7 +13,8 @@ from specctl.profile.schema import Profile
 from specctl.tui.app import Workbench
 from specctl.tui.chat import ChatScreen
 
-Round = tuple[Sequence[str], int, str]  # drafted pieces, how many were accepted, the target's own piece
+Round = tuple[Any, ...]
+"""Drafted pieces, how many were accepted, the target's own piece; then perhaps p and q of each drafted one."""
 SKY: list[Round] = [((" The", " sky"), 2, " is"), ((" red", " now"), 0, " blue"), (("!",), 1, "\n")]
 
 
@@ -29,10 +30,11 @@ def stream(rounds: Sequence[Round], cancelled: Callable[[], bool] = lambda: Fals
     )
     yield Prefilled(0, 0, 0, (1, 2, 3), 0.5)
     number, reason = 0, "stop"
-    for number, (pieces, accepted, bonus) in enumerate(rounds, 1):
+    for number, (pieces, accepted, bonus, *chances) in enumerate(rounds, 1):
+        p, q = chances or ((), ())
         ids = tuple(range(100, 100 + len(pieces)))
-        yield Drafted(0, number, 0, ids, tuple(pieces))
-        yield Verified(0, number, 0, len(pieces), accepted, 7, bonus)
+        yield Drafted(0, number, 0, ids, tuple(pieces), q)
+        yield Verified(0, number, 0, len(pieces), accepted, 7, bonus, p)
         yield Emitted(0, number, 0, (*ids[:accepted], 7), "".join(pieces[:accepted]) + bonus)
         yield Timed(number, 0, 1, 0.02, 0.07, 0.1)
         if cancelled():
@@ -70,9 +72,7 @@ class ScriptedEngine:
         self.asked.append(list(messages))
         if self.error is not None:
             raise self.error
-        for event in stream(
-            [((), 0, p) for r in self.rounds for p in r[2:]] if plain else self.rounds, cancelled
-        ):
+        for event in stream([((), 0, r[2]) for r in self.rounds] if plain else self.rounds, cancelled):
             yield event
             if self.hold and isinstance(event, Timed):
                 self.go.wait(30)

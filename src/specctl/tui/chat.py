@@ -95,8 +95,8 @@ class ChatScreen(Screen[None]):
     async def on_mount(self) -> None:
         prompt = self.query_one(Prompt)
         prompt.focus()
+        await self.show_conversation()
         for one in self.talked.exchanges:
-            await self.show_exchange(one)
             prompt.remember(one.user)
         if not self.talked.exchanges:
             await self.say(_WELCOME, "notice welcome")
@@ -130,15 +130,27 @@ class ChatScreen(Screen[None]):
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width < NARROW, "narrow")
         self.set_class(event.size.height < LOW, "low")
-        self.query_one(Footer).compact = event.size.width < NARROW
+        footer = self.query_one(Footer)
+        footer.compact = event.size.width < NARROW
+        footer.show_command_palette = event.size.width >= NARROW
 
     @property
     def talk(self) -> Talk:
         return self.query_one(Talk)
 
-    async def show_exchange(self, one: Exchange) -> None:
-        await self.talk.say(one.user, "user")
-        await (await self.talk.answer()).replace(one.answer)
+    async def show_conversation(self) -> None:
+        """All of it anew, with the rounds of its last answer."""
+        await self.talk.wipe()
+        for one in self.talked.exchanges:
+            await self.talk.say(one.user, "user")
+            await (await self.talk.answer()).replace(one.answer)
+        self._show_last_run()
+
+    def _show_last_run(self) -> None:
+        self.run_shown = Run()
+        for event in self.talked.last.events if self.talked.last else ():
+            self.run_shown.add(event)
+        self.show_run()
 
     async def say(self, text: str, kind: str = "notice") -> None:
         await self.talk.say(text, kind)
@@ -285,6 +297,7 @@ class ChatScreen(Screen[None]):
             self.talked.undo()
             if self._answer is not None:
                 await self._answer.remove()
+            self._show_last_run()
         typed = self.query_one(Prompt).text
         if waiting:
             self.query_one(Prompt).fill("\n".join([*waiting, *([typed] if typed else [])]))
@@ -381,7 +394,5 @@ class ChatScreen(Screen[None]):
     def start_anew(self, conversation: Conversation) -> None:
         """Another conversation, kept in a file of its own."""
         self.talked = conversation
-        self.run_shown = Run()
         self.to_drop = 0
         self.keeper.begin_anew()
-        self.show_run()

@@ -46,7 +46,7 @@ async def run(screen: ChatScreen, text: str) -> None:
             return
         command = COMMANDS[near[0]]
     if command.idle and screen.busy:
-        await screen.say(f"{name} has to wait until the answer is done; Esc stops it")
+        await screen.say(f"{name} has to wait until the model is free; Esc stops an answer")
         return
     try:
         await command.do(screen, argument.strip())
@@ -203,19 +203,13 @@ async def _take_back(screen: ChatScreen) -> str | None:
         return None
     screen.to_drop = 0
     screen.keeper.add([{"undo": 1}])
-    await _redraw(screen)
+    await screen.show_conversation()
     return last.user
-
-
-async def _redraw(screen: ChatScreen) -> None:
-    await screen.talk.wipe()
-    for one in screen.talked.exchanges:
-        await screen.show_exchange(one)
 
 
 async def _clear(screen: ChatScreen, _: str) -> None:
     screen.start_anew(Conversation(system=screen.talked.system))
-    await screen.talk.wipe()
+    await screen.show_conversation()
 
 
 async def _system(screen: ChatScreen, text: str) -> None:
@@ -257,7 +251,7 @@ async def _load(screen: ChatScreen, name: str) -> None:
         screen.app.push_screen(ReplayScreen(found))
         return
     screen.start_anew(found.conversation)
-    await _redraw(screen)
+    await screen.show_conversation()
 
 
 async def _export(screen: ChatScreen, name: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from textual.widgets import OptionList
 
+from specctl.cli.safe_text import safe_line
+
 
 class Hints(OptionList):
     """Open while there is something to complete. Nothing is marked until one goes to it."""
@@ -16,10 +18,12 @@ class Hints(OptionList):
 
     def show(self, found: list[tuple[str, str]]) -> None:
         """Lines the prompt may become, each with what it does."""
-        self._found = [line for line, _ in found]
+        self._found = [safe_line(line) for line, _ in found]
         width = max(map(len, self._found), default=0)
         self.clear_options()
-        self.add_options([f"{line:<{width}}  {help_}" for line, help_ in found])
+        self.add_options(
+            [f"{line:<{width}}  {help_}" for line, (_, help_) in zip(self._found, found, strict=True)]
+        )
         self.highlighted = None
         self.set_class(bool(found), "open")
 

@@ -16,7 +16,7 @@ ACCEPTED = "$text-success on $success-muted"
 REJECTED = "strike $text-error on $error-muted"
 BONUS = "bold $text-primary on $primary-muted"
 PENDING = "italic dim"
-QUIET = "$text-muted"
+QUIET = "$foreground 60%"
 MANY_ROUNDS = 50
 SLOWER = 0.98
 """A speedup below this is called slower than plain decoding; above it, noise decides."""
@@ -111,7 +111,7 @@ def sparkline(values: Sequence[int], width: int) -> str:
 def bar(share: float, width: int, style: str = "$success") -> Content:
     """A filled part and the rest, told apart by weight as well."""
     filled = round(min(max(share, 0.0), 1.0) * width)
-    return Content.assemble(("━" * filled, style), ("─" * (width - filled), "$surface-lighten-3"))
+    return Content.assemble(("━" * filled, style), ("─" * (width - filled), "$foreground 25%"))
 
 
 def rate(accepted: int, drafted: int, rounds: int) -> str:

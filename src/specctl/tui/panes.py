@@ -39,7 +39,7 @@ class DraftPane(Pane):
 
     def show(self, run: Run, baseline: float | None) -> None:
         super().show(run, baseline)
-        shown = bool(run.recent) and bool(run.recent[-1].p or run.recent[-1].q)
+        shown = any(one.p or one.q for one in run.recent)
         extra = " · p target · q drafter" if shown else ""
         self.border_subtitle = f"struck: rejected · bold: the target's own{extra}"
 

@@ -20,7 +20,7 @@ class Prompt(TextArea):
     """Enter sends; Ctrl+J (and Shift+Enter, where the terminal can tell) begins a new line."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="send"),
+        Binding("enter", "send", "Send", id="send", show=False),
         Binding("ctrl+j,shift+enter", "newline", "New line", id="newline", show=False),
         Binding("up", "earlier", "Earlier", id="history.earlier", show=False),
         Binding("down", "later", "Later", id="history.later", show=False),

@@ -30,7 +30,7 @@ class Track(Vertical):
 
     def __init__(self, title: str) -> None:
         super().__init__(classes="track")
-        self.border_title = title
+        self.border_title = Content(safe_line(title))  # a plain string would be read as markup
         self._events: list[Event] = []
         self._times: list[float] = []
         self._at = 0
