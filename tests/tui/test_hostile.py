@@ -89,7 +89,7 @@ def test_the_whole_screen_stays_safe() -> None:
             check(app)
             for event in stream(rounds):
                 screen._inbox.append(event)
-                if event.kind == "timed" and event.round % 8 == 0:
+                if event.kind == "timed" and event.round % 16 == 0:
                     await screen._drain()
                     await pilot.pause()
                     check(app)

@@ -40,8 +40,8 @@ class DraftPane(Pane):
     def show(self, run: Run, baseline: float | None) -> None:
         super().show(run, baseline)
         shown = any(one.p or one.q for one in run.recent)
-        extra = " · p target · q drafter" if shown else ""
-        self.border_subtitle = f"struck: rejected · bold: the target's own{extra}"
+        said = "p: target's, q: drafter's" if shown else "bold: the target's own"
+        self.border_subtitle = f"struck: rejected · {said}"
 
     def render(self) -> Content:
         width, height = self.content_size
