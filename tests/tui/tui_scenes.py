@@ -46,7 +46,7 @@ def stream(
 
 
 class ScriptedEngine:
-    """Answers every prompt with `rounds`, or raises `error`. With `hold` set, each round waits for `go` or the end."""
+    """Answers every prompt with `rounds`, or raises `error`. With `hold`, rounds wait for `go` or the end."""
 
     def __init__(self, rounds: Sequence[Round] = SKY, *, error: Exception | None = None, hold: bool = False):
         self.rounds = rounds
