@@ -57,6 +57,15 @@ def test_rounds_go_by_forwards_and_backwards() -> None:
     assert play(found, "home", *["right"] * 9, *["left"] * 9) == start
 
 
+def test_the_keys_are_the_replays_however_long_the_answer() -> None:
+    found = of(list(stream([((), 0, f"paragraph {n}.\n\n") for n in range(40)])))
+    assert "round 0" in play(found, "home")
+    back = play(found, "pageup", "left", "up")
+    assert "round 30" in back
+    assert "2×" in back
+    assert "Round back" in back
+
+
 def test_true_speed_is_the_runs_own_clock() -> None:
     events = list(stream(SKY))
     times = timeline(events)

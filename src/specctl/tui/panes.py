@@ -138,7 +138,7 @@ class SpeedPane(Pane):
         if slow:
             text = "slower than plain decoding" + (f" ({self._baseline:.1f} tokens/s)" if known else "")
             return Content.styled(text, "bold $text-warning")
-        return Content.styled(known or "plain decoding is not measured yet", look.QUIET)
+        return Content.styled(known or "plain decoding: not measured", look.QUIET)
 
 
 class Pulse(Pane):

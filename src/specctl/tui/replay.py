@@ -62,7 +62,9 @@ class ReplayScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Bar()
         with Horizontal(id="body"):
-            yield Talk()
+            talk = Talk()
+            talk.can_focus = False  # its own keys would take Home, End and the arrows from the replay
+            yield talk
             yield Panes()
         yield Pulse()
         yield Static(id="timeline", markup=False)
