@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, ClassVar
 
 from textual.app import App
@@ -45,9 +46,10 @@ class Workbench(App[None]):
 
     def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            with suppress(NotImplementedError):
-                loop.add_signal_handler(number, lambda code=128 + number: self.exit(return_code=code))
+        for name in ("SIGTERM", "SIGHUP", "SIGINT"):
+            with suppress(NotImplementedError, AttributeError):  # not every system has them
+                number = getattr(signal, name)
+                loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
         driver = self._driver
         if driver is None or not driver.can_suspend or not hasattr(signal, "SIGCONT"):
             return
