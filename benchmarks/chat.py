@@ -1,98 +1,205 @@
-"""What the chat costs: tokens/s in it against the bare session, and milliseconds a screen update.
+"""What the chat costs, and how quickly it answers keys. On an idle machine:
 
-python benchmarks/chat.py            # SmolLM2, taking turns; then 50,000 scripted tokens
+python benchmarks/chat.py             # all of it, SmolLM2
+python benchmarks/chat.py speed       # tokens/s in the chat against the bare session, taking turns
+python benchmarks/chat.py keys        # key press to echo while an answer comes, and key press to stop
+python benchmarks/chat.py updates     # 50,000 scripted tokens: milliseconds a update, memory gained; no model
 """
 
 from __future__ import annotations
 
 import asyncio
-import tracemalloc
-from collections.abc import Iterator
-from statistics import median
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
 from specctl.chat.config import ChatConfig
 from specctl.chat.conversation import stats_of
+from specctl.chat.engine import Ready
 from specctl.chat.local import LocalEngine
 from specctl.cli import ready
-from specctl.events import Drafted, Emitted, Event, Timed, Verified
+from specctl.events import Drafted, Emitted, Event, Started, Timed, Verified
 from specctl.profile import read
 from specctl.store.progress import SilentProgress
 from specctl.tui.app import Workbench
 from specctl.tui.chat import UPDATES_PER_S, ChatScreen
+from specctl.tui.prompt import Prompt
 
 PROMPT = "Explain how rain forms, in two paragraphs."
+SIZE = (120, 36)
+TOKENS = int(os.environ.get("SPECCTL_BENCH_TOKENS", "50000"))
+TURNS = int(os.environ.get("SPECCTL_BENCH_TURNS", "5"))
 
 
-async def in_chat(engine: LocalEngine, times: int) -> list[float]:
-    """Seconds per token of whole answers, the panes drawn at 120x36."""
+def loaded() -> LocalEngine:
+    engine = LocalEngine(ready.open_for_chat, ready.missing_for_chat)
+    engine.open(read.load("default"), SilentProgress())
+    if engine.baseline() is None:
+        engine.probe(lambda: False)
+    return engine
+
+
+async def rest(screen: ChatScreen) -> None:
+    while screen.busy or screen.ready is None:
+        await asyncio.sleep(0.02)
+
+
+async def in_chat(engine: LocalEngine) -> float:
+    """Seconds per token of a whole answer, the second one, the panes drawn."""
     screen = ChatScreen(engine, read.load("default"), None)
-    spent: list[float] = []
-    async with Workbench(lambda: screen, ChatConfig()).run_test(size=(120, 36)):
-        for _ in range(times):
-            while screen.busy or screen.ready is None:
-                await asyncio.sleep(0.02)
+    async with Workbench(lambda: screen, ChatConfig()).run_test(size=SIZE):
+        await rest(screen)
+        for _ in range(2):
             screen.talked.exchanges.clear()
             begun = perf_counter()
             await screen.ask(PROMPT)
-            while screen.busy:
-                await asyncio.sleep(0.02)
-            assert screen.talked.last is not None
-            spent.append((perf_counter() - begun) / stats_of(screen.talked.last.events).new_tokens)
-    return spent
+            await rest(screen)
+            spent = perf_counter() - begun
+        assert screen.talked.last is not None
+        return spent / stats_of(screen.talked.last.events).new_tokens
 
 
 def bare(engine: LocalEngine) -> float:
+    """The same without a screen, as `run` does it."""
     begun = perf_counter()
     events = list(engine.reply([{"role": "user", "content": PROMPT}], cancelled=lambda: False))
     return (perf_counter() - begun) / stats_of(events).new_tokens
 
 
+def speed() -> None:
+    engine = loaded()
+    bare(engine)
+    ratios = []
+    for _ in range(TURNS):
+        alone = bare(engine)
+        ratios.append(alone / asyncio.run(in_chat(engine)))
+    shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    print(
+        f"tokens/s in the chat, {UPDATES_PER_S} updates/s, over the bare session's: {median(ratios):.3f} ({shown})"
+    )
+
+
+async def pressed(engine: LocalEngine) -> tuple[list[float], float]:
+    """Milliseconds from each key to its echo while an answer comes; rounds that ended after the key that stops."""
+    screen = ChatScreen(engine, read.load("default"), None)
+    echoes: list[float] = []
+    async with Workbench(lambda: screen, ChatConfig()).run_test(size=SIZE) as pilot:
+        await rest(screen)
+        await screen.ask(PROMPT)
+        prompt = screen.query_one(Prompt)
+        while screen.busy and len(echoes) < 100:
+            begun = perf_counter()
+            before = len(prompt.text)
+            await pilot.press("x")
+            drawn = asyncio.Event()
+            screen.call_after_refresh(drawn.set)
+            await drawn.wait()
+            assert len(prompt.text) == before + 1
+            echoes.append(1000 * (perf_counter() - begun))
+            await asyncio.sleep(0.05)
+        rounds = screen.run_shown.stats.rounds + sum(isinstance(event, Verified) for event in screen._inbox)
+        await pilot.press("escape")
+        await rest(screen)
+        return echoes, screen.run_shown.stats.rounds - rounds
+
+
+def keys() -> None:
+    engine = loaded()
+    echoes: list[float] = []
+    late: list[float] = []
+    for _ in range(TURNS):
+        found, rounds = asyncio.run(pressed(engine))
+        echoes += found
+        late.append(rounds)
+    print(
+        f"key to echo while an answer comes: median {median(echoes):.1f} ms, 95th percentile "
+        f"{quantiles(echoes, n=20)[-1]:.1f} ms ({len(echoes)} keys); "
+        f"rounds ended after the stop key: {max(late):.0f}"
+    )
+
+
+class Nobody:
+    """An engine that is never asked: the answer is put in by hand."""
+
+    def missing(self, profile: Any) -> bool:
+        return False
+
+    def open(self, profile: Any, progress: Any) -> Ready:
+        return Ready("scripted", None, "cpu", "bfloat16", True, 8192)
+
+    def baseline(self) -> float:
+        return 10.0
+
+    def reply(self, messages: Any, **options: Any) -> Iterator[Event]:
+        return iter(())
+
+
 def scripted(rounds: int) -> Iterator[list[Event]]:
-    """Two rounds an update, as fast as they come."""
-    for number in range(1, rounds + 1):
-        row = (0, number, 0)
-        end = ".\n\n" if number % 20 == 0 else ""
+    """A round at a time: paragraphs, lists and code; every token and text an object of its own."""
+    for n in range(1, rounds + 1):
+        word = [f" w{n * 7 % 9973}", f" w{n * 11 % 9967}", f" w{n * 13 % 9949}", f" w{n}"]
+        end = {0: ".\n\n", 10: ".\n\n- point", 15: "\n- point"}.get(n % 20, "")
+        end = {0: "\n```\n\n", 180: ".\n\n```python\n", 190: "\n"}.get(n % 200, end)
+        ids = tuple(range(n, n + 4))
         yield [
-            Drafted(*row, (1, 2, 3), (" one", " two", " three")),
-            Verified(*row, 3, 2, 7, " four" + end),
-            Emitted(*row, (1, 2, 7), " one two four" + end),
-            Timed(number, 0, 1, 0.001, 0.03, 0.031),
+            Drafted(0, n, n, ids[:3], tuple(word[:3])),
+            Verified(0, n, n, 3, 2, ids[3], word[3]),
+            Emitted(0, n, n, (*ids[:2], ids[3]), word[0] + word[1] + word[3] + end),
+            Timed(n, n, 1, 0.001, 0.03, 0.031),
         ]
 
 
-async def updates(tokens: int) -> tuple[float, float]:
-    """Median milliseconds a screen update, and megabytes gained by the figures' fold and the drawn text."""
-    engine: Any = LocalEngine(ready.open_for_chat, ready.missing_for_chat)
+async def drawn(tokens: int) -> tuple[list[float], list[float], float]:
+    """Milliseconds to take in a round, to draw the screen after every eighth, and resident megabytes gained."""
+    engine: Any = Nobody()
     screen = ChatScreen(engine, read.load("default"), None)
-    spent: list[float] = []
-    async with Workbench(lambda: screen, ChatConfig()).run_test(size=(120, 36)) as pilot:
-        while screen.busy or screen.ready is None:
-            await pilot.pause(0.05)
-        screen._generate = lambda *_: None  # type: ignore[method-assign]
+    taken: list[float] = []
+    shown: list[float] = []
+    async with Workbench(lambda: screen, ChatConfig()).run_test(size=SIZE):
+        await rest(screen)
+        screen._generate = lambda *_: None  # type: ignore[assignment, misc, return-value]
         await screen.ask(PROMPT)
-        tracemalloc.start()
-        for batch in scripted(tokens // 3):
+        screen._inbox.append(Started(0, "", "", "", None, "", "", "", "greedy", True, 0, 1))
+        before = 0.0
+        for at, batch in enumerate(scripted(tokens // 3)):
+            if at == 200:  # what every chat of some length has
+                before = resident()
             screen._inbox.extend(batch)
             begun = perf_counter()
             await screen._drain()
-            spent.append(perf_counter() - begun)
-        grown = tracemalloc.get_traced_memory()[0]
-    return 1000 * median(spent), grown / 1e6
+            now = perf_counter()
+            taken.append(1000 * (now - begun))
+            if at % 8 == 0:
+                done = asyncio.Event()
+                screen.call_after_refresh(done.set)
+                await done.wait()
+                shown.append(1000 * (perf_counter() - now))
+        await screen._finished()
+        return taken, shown, resident() - before
 
 
-def main() -> None:
-    engine = LocalEngine(ready.open_for_chat, ready.missing_for_chat)
-    engine.open(read.load("default"), SilentProgress())
-    ratios = []
-    for _ in range(3):
-        alone = bare(engine)
-        ratios.append(alone / asyncio.run(in_chat(engine, 2))[-1])
-    print(f"tokens/s in chat against none, {UPDATES_PER_S} updates/s: {median(ratios):.3f} of 1 ({ratios})")
-    ms, grown = asyncio.run(updates(50_000))
-    print(f"50,000 tokens: {ms:.2f} ms an update (median), {grown:.1f} MB")
+def resident() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def updates() -> None:
+    taken, shown, grown = asyncio.run(drawn(TOKENS))
+    print(
+        f"{TOKENS:,} tokens: a round is taken in within {median(taken):.2f} ms (95th percentile "
+        f"{quantiles(taken, n=20)[-1]:.1f} ms), the screen drawn within {median(shown):.1f} ms (medians); "
+        f"resident memory {grown:+.1f} MB"
+    )
+
+
+def main(wanted: Sequence[str]) -> None:
+    parts = {"speed": speed, "keys": keys, "updates": updates}
+    for name in wanted or parts:
+        parts[name]()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

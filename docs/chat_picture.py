@@ -1,6 +1,7 @@
 """The chat as an SVG picture, drawn from a recording.
 
 python docs/chat_picture.py src/specctl/chat/demo.jsonl > docs/chat.svg
+python docs/chat_picture.py run.jsonl "Why is the sky blue?" > docs/chat.svg    # what `run --jsonl` wrote
 """
 
 import asyncio
@@ -15,7 +16,10 @@ from specctl.tui.replay import ReplayScreen
 
 
 async def main() -> None:
-    screen = ReplayScreen(recording.read(Path(sys.argv[1])))
+    found = recording.read(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        found.conversation.exchanges[0].user = sys.argv[2]
+    screen = ReplayScreen(found)
     app = Workbench(lambda: screen, ChatConfig())
     async with app.run_test(size=(120, 36)) as pilot:
         await pilot.pause(0.5)

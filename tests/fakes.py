@@ -187,6 +187,7 @@ def run(
     target: Target | None = None,
     on_event: Callable[[Event], None] | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    probabilities: bool = False,
 ) -> tuple[list[list[int]], list[str], list[Event]]:
     """Decode; returns each request's tokens, its finish reason, and all events."""
     sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
@@ -202,6 +203,7 @@ def run(
         batch_size=batch_size,
         schedule=schedule,
         window=window,
+        probabilities=probabilities,
     )
     events: list[Event] = []
     for event in decode(target, drafter, requests, rules, cancelled=cancelled):

@@ -23,6 +23,7 @@ _STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "float": st.floats(0, 1e6),
     "str | None": st.none() | _text,
     "tuple[int, ...]": _tokens,
+    "tuple[float, ...]": st.lists(st.floats(0, 1), max_size=5).map(tuple),
     "tuple[str, ...]": st.lists(_text, max_size=5).map(tuple),
     "dict[str, Any]": st.dictionaries(_text, st.none() | _number | _text, max_size=3),
 }

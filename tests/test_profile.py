@@ -433,4 +433,4 @@ class TestShipped:
                 rows = [row for row in text.splitlines() if row.startswith(f"| `{field.alias or name}` |")]
                 assert rows, f"docs/profiles.md does not explain `{name}`"
                 if isinstance(field.default, (int, float)):
-                    assert any(f"`{field.default}`" in row for row in rows), name
+                    assert any(f"`{str(field.default).lower()}`" in row for row in rows), name

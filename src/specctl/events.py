@@ -48,19 +48,23 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
+    """A row's draft. `q`: how likely the drafter found each token, if it was asked and knows."""
+
     kind: ClassVar[str] = "drafted"
     row: int
     round: int
     t_ns: int
     tokens: tuple[int, ...]
     pieces: tuple[str, ...] = ()
+    q: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
     """The verdict on a draft. Acceptance is computed from this event only.
 
-    `accepted` of `drafted` tokens were kept; `bonus` is the token the target added itself.
+    `accepted` of `drafted` tokens were kept; `bonus` is the token the target added itself. `p`: the target's
+    probability of each drafted token, if it was asked for (`decode/chances.py`).
     """
 
     kind: ClassVar[str] = "verified"
@@ -71,6 +75,7 @@ class Verified:
     accepted: int
     bonus: int
     bonus_piece: str = ""
+    p: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,7 @@ def from_json(data: dict[str, Any]) -> Event:
     cls = _BY_KIND.get(fields.pop("event", ""))
     if cls is None:
         raise ValueError(f"not an event: {data.get('event')!r}")
-    for name in ("tokens", "prompt", "pieces"):
+    for name in ("tokens", "prompt", "pieces", "p", "q"):
         if name in fields:
             fields[name] = tuple(fields[name])
     try:

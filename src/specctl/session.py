@@ -151,7 +151,7 @@ class Session:
         """The profile's drafter with empty caches, for rounds of up to `rows`."""
         self.weigh(rows)
         parts = Parts(self.target, self.draft, sampler, self.eos, self.costs, rows)
-        return build_drafter(self.profile.drafter, parts)
+        return build_drafter(_looking(self.profile), parts)
 
     def weigh(self, rows: int) -> None:
         """Measure what forwards of up to `rows` cost, if the drafter goes by it and it is not known yet."""
@@ -166,6 +166,7 @@ class Session:
             context_length=self.target.context_length,
             render=lambda tokens: render(self.tokenizer, tokens),
             batch_size=batch_size,
+            probabilities=self.profile.probabilities,
         )
 
     def _started(self, rows: int) -> Started:
@@ -266,6 +267,14 @@ def _open_sorted(profile: Profile, base: LM, target: LM) -> tuple[LM, str | None
     climb = sorted_draft.thresholds(folder, draft.shape, target)
     lm.exits = tuple(zip(draft.shape.depths, climb, strict=True))
     return lm, note
+
+
+def _looking(profile: Profile) -> Any:
+    """The drafter's settings; where probabilities are asked for, one that need not look at its own looks."""
+    params = profile.drafter
+    if profile.probabilities and getattr(params, "min_confidence", 0.0) is None:
+        return params.model_copy(update={"min_confidence": 0.0})
+    return params
 
 
 def _settle_numerics(target: LM) -> str | None:

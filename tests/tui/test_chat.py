@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from textual.events import Key
 from textual.widgets import Static
-from tui_scenes import SKY, ScriptedEngine, chat, send, settle, shown
+from tui_scenes import SKY, ScriptedEngine, chat, send, settle, shown, stream
 
-from specctl.chat import recording
+from specctl.chat import history, recording
+from specctl.chat.conversation import Conversation, Exchange
 from specctl.chat.engine import ContextFull
 from specctl.errors import MachineError
+from specctl.tui import talk
 from specctl.tui.chat import ChatScreen
 from specctl.tui.commands import COMMANDS
+from specctl.tui.palette import SlashCommands
 
 Scene = Callable[[Any, ChatScreen], Awaitable[None]]
 
@@ -53,7 +57,7 @@ def test_an_answer_comes_with_its_rounds_and_figures() -> None:
     assert "The sky is blue!" in text
     assert "␣red ␣now ␣blue" in text
     assert "0/2" in text
-    assert "3/5 accepted · 2.00 tokens a forward" in text
+    assert "3/5 accepted · mean acceptance length 2.00" in text
     assert "2.00× plain" in text
     assert "default · tiny · cpu bfloat16 · exact" in text
 
@@ -145,7 +149,7 @@ def test_a_full_context_says_what_is_dropped() -> None:
         await send(pilot, screen, "two")
         engine.error = ContextFull(200, 100, 1)
         await send(pilot, screen, "three")
-        assert "the oldest 1 exchanges are left out" in str(screen.query(".notice").last(Static).content)
+        assert "leave out the oldest exchange (“one”)" in str(screen.query(".notice").last(Static).content)
         engine.error = None
         await pilot.press("enter")
         await settle(pilot, screen)
@@ -308,3 +312,181 @@ def test_without_colour_the_verdicts_are_there(monkeypatch: pytest.MonkeyPatch) 
         assert not styles["␣The"].strike
 
     play(ScriptedEngine(), scene)
+
+
+def test_an_offer_that_is_taken_is_kept_in_the_file(tmp_path: Path) -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "one")
+        engine.error = ContextFull(200, 100, 1)
+        await send(pilot, screen, "two")
+        await send(pilot, screen, "/undo")  # another way out: nothing is left out then
+        assert screen.to_drop == 0
+        engine.error = None
+        await send(pilot, screen, "three")
+        engine.error = ContextFull(200, 100, 1)
+        await send(pilot, screen, "four")
+        engine.error = None
+        await pilot.press("enter")
+        await settle(pilot, screen)
+
+    engine = ScriptedEngine()
+    path = tmp_path / "chat.jsonl"
+    play(engine, scene, path=path)
+    assert [m["content"] for m in engine.asked[-1]] == ["four"]
+    found = recording.read(path).conversation
+    assert [one.user for one in found.exchanges] == ["three", "four"]
+    assert found.left_out == 1
+
+
+def test_a_prompt_too_long_by_itself_is_said_to_be() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "far too long")
+        assert screen.query_one("#prompt").text == "far too long"
+        assert screen.to_drop == 0
+
+    assert "shorten the prompt" in play(ScriptedEngine(error=ContextFull(200, 100, 0)), scene)
+
+
+def test_what_waited_comes_back_too_when_the_engine_fails() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        for text in ("one", "two"):
+            screen.query_one("#prompt").load_text(text)
+            await pilot.press("enter")
+        screen.query_one("#prompt").load_text("thr")
+        engine.failing = MachineError("out of memory")
+        engine.go.set()
+        await settle(pilot, screen)
+        assert screen.query_one("#prompt").text == "one\ntwo\nthr"
+        assert screen.talked.exchanges == []
+
+    engine = ScriptedEngine(hold=True)
+    assert "error: out of memory" in play(engine, scene)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [("length", "/set max_new_tokens 512 allows more"), ("context", "the context is full")],
+)
+def test_why_an_answer_ends_early_is_said(reason: str, said: str) -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "hello")
+        assert said in str(screen.query(".notice").last(Static).content)
+
+    engine = ScriptedEngine()
+    engine.reason = reason
+    play(engine, scene)
+
+
+def test_probabilities_are_shown_once_they_are_asked_for() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await pilot.press("f5")
+        await settle(pilot, screen)
+        await send(pilot, screen, "hello")
+
+    engine = ScriptedEngine([((" The", " sky"), 1, " is", (0.97, 0.004), (0.5, 1.0))])
+    text = play(engine, scene)
+    assert [one.probabilities for one in engine.opened] == [False, True]
+    assert "p .97  .00" in text
+    assert "q .50  1.0" in text
+    assert "p: target's, q: drafter's" in text
+
+
+def test_a_method_may_have_a_word_for_its_round() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "hello")
+        screen.run_shown.add(SimpleNamespace(row=0, round=2, mark="branch hit"))  # type: ignore[arg-type]
+        screen.run_shown.add(SimpleNamespace(row=0, round=99, mark="of no round"))  # type: ignore[arg-type]
+        screen.show_run()
+
+    text = play(ScriptedEngine(), scene)
+    assert "↳ branch hit" in text
+    assert "of no round" not in text
+
+
+def test_completions_are_chosen_by_arrows_too() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        prompt = screen.query_one("#prompt")
+        await pilot.press("slash", "s", "e", "t", "down", "down", "enter")
+        assert prompt.text == "/settings "
+        await pilot.press("enter")
+        await settle(pilot, screen)
+        await pilot.press("slash", "s", "e", "t", "up", "tab")
+        assert prompt.text == "/settings "
+        await pilot.press("escape")
+        assert not screen.query_one("#hints").has_class("open")
+
+    engine = ScriptedEngine()
+    assert "probabilities" in play(engine, scene)
+    assert engine.asked == []
+
+
+def test_prompts_are_remembered_in_the_next_chat(tmp_path: Path) -> None:
+    async def asks(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "remember me")
+
+    async def recalls(pilot: Any, screen: ChatScreen) -> None:
+        await pilot.press("up")
+        recalled.append(screen.query_one("#prompt").text)
+
+    recalled: list[str] = []
+    play(ScriptedEngine(), asks)
+    play(ScriptedEngine(), recalls, path=tmp_path / "a.jsonl")
+    play(ScriptedEngine(), asks, path=tmp_path / "b.jsonl")
+    play(ScriptedEngine(), recalls, path=tmp_path / "c.jsonl")
+    assert recalled == ["", "remember me"], "a chat that keeps nothing remembers nothing"
+    assert history.path().stat().st_mode & 0o777 == 0o600
+
+
+def test_a_resumed_chat_shows_its_last_rounds_and_a_wider_terminal_its_panes() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        assert "╭─ Draft" not in shown(pilot.app)
+        await pilot.resize_terminal(120, 36)
+        await pilot.pause()
+
+    exchange = Exchange("earlier")
+    for event in stream(SKY):
+        exchange.add(event)
+    text = play(ScriptedEngine(), scene, size=(80, 24), resumed=Conversation(exchanges=[exchange]))
+    assert "❯ earlier" in text
+    assert "3/5 accepted" in text
+
+
+def test_leaving_ends_the_answer() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        screen.query_one("#prompt").load_text("hello")
+        await pilot.press("enter")
+        await pilot.press("ctrl+q")
+
+    engine = ScriptedEngine(SKY * 100, hold=True)
+    play(engine, scene)
+    assert engine.ended == "cancelled"
+
+
+def test_of_a_very_long_answer_the_end_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talk, "BLOCKS", 5)
+
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        await send(pilot, screen, "hello")
+        await send(pilot, screen, "again")
+        answers = list(screen.query(talk.Answer))
+        assert all(len(answer.children) <= 12 for answer in answers)
+        assert screen.talked.exchanges[0].answer.count("paragraph") == 40
+
+    rounds = [((), 0, f"paragraph {n}.\n\n") for n in range(40)]
+    text = play(ScriptedEngine(rounds), scene)
+    assert "what came before is no longer drawn" in text
+    assert "paragraph 39." in text
+    assert "paragraph 9." not in text
+
+
+def test_the_palette_has_the_commands() -> None:
+    async def scene(pilot: Any, screen: ChatScreen) -> None:
+        provider = SlashCommands(screen)
+        assert len([hit async for hit in provider.discover()]) == len(COMMANDS)
+        for wanted, said in (("every setting", "/settings"), ("system message", "/system")):
+            hits = [hit async for hit in provider.search(wanted)]
+            assert said in [str(hit.text) for hit in hits]
+            await next(hit for hit in hits if str(hit.text) == said).command()
+        assert screen.query_one("#prompt").text == "/system "
+
+    assert "max_new_tokens" in play(ScriptedEngine(), scene)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tui_scenes import SKY, shown, stream
 
+from hostile import COMMANDS, PAYLOADS
 from specctl.chat import recording
 from specctl.chat.config import ChatConfig
-from specctl.chat.conversation import Conversation, Exchange
+from specctl.chat.conversation import Conversation, Exchange, stats_of
 from specctl.chat.fold import Run, rounds, timeline
 from specctl.chat.recording import Recording
 from specctl.cli.chat import demo_path
@@ -21,14 +22,6 @@ from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Finished, to_json
 from specctl.tui.app import Workbench
 from specctl.tui.replay import ReplayScreen
-
-HOSTILE = (
-    "\x1b]52;c;ZXZpbA==\x07",
-    "\x1b[2J\x9b31m",
-    "[bold red]x[/] [/nonsense] [unclosed",
-    "\x1b]8;;http://e\x1b\\c",
-)
-OURS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 
 
 def of(events: list[Event]) -> Recording:
@@ -64,6 +57,15 @@ def test_rounds_go_by_forwards_and_backwards() -> None:
     assert play(found, "home", *["right"] * 9, *["left"] * 9) == start
 
 
+def test_the_keys_are_the_replays_however_long_the_answer() -> None:
+    found = of(list(stream([((), 0, f"paragraph {n}.\n\n") for n in range(40)])))
+    assert "round 0" in play(found, "home")
+    back = play(found, "pageup", "left", "up")
+    assert "round 30" in back
+    assert "2×" in back
+    assert "Round back" in back
+
+
 def test_true_speed_is_the_runs_own_clock() -> None:
     events = list(stream(SKY))
     times = timeline(events)
@@ -80,28 +82,40 @@ def test_the_demo_is_drawn_at_every_size(size: tuple[int, int], theme: str) -> N
     assert max(map(len, text.splitlines())) <= size[0]
 
 
-@pytest.mark.parametrize("payload", HOSTILE)
-def test_no_text_commands_the_terminal(payload: str) -> None:
-    for at in range(len(payload) + 1):
-        found = of(list(stream([((payload[:at],), 1, payload[at:]), ((payload,), 0, "end")])))
-        found.conversation.exchanges[0].user = payload
-        assert not OURS.search(play(found, size=(100, 20)).replace("\n", "")), at
+def test_no_text_commands_the_terminal() -> None:
+    rounds = [((p[: i % (len(p) + 1)], p), 1, p[i % (len(p) + 1) :]) for i, p in enumerate(PAYLOADS[::4])]
+    found = of(list(stream(rounds)))
+    found.conversation.exchanges[0].user = "".join(PAYLOADS[:20])
+    text = play(found, "left", size=(100, 20))
+    assert not COMMANDS.search(text.replace("\n", ""))
+    assert "␛" in text
 
 
-def test_planted_unsafe_text_would_be_seen() -> None:
-    assert OURS.search("a\x1b[2Jb")
+def traced(keep: Callable[[Event], None]) -> float:
+    """Megabytes that 50,000 tokens leave behind in whoever is handed their events."""
+    rounds = (
+        ((f" a{i}", f" b{i}"), 2, f" c{i}") if i % 2 else ((f" d{i}",), 0, " e\n") for i in range(25_000)
+    )
+    tracemalloc.start()
+    for event in stream(rounds):
+        keep(event)
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return grown / 1e6
 
 
 def test_fifty_thousand_tokens_leave_little_behind() -> None:
-    many = stream([((" a", " b"), 2, " c"), ((" d",), 0, " e\n")] * 12_500)
-    run = Run()
-    tracemalloc.start()
-    for event in many:
+    run, exchange = Run(), Exchange("x")
+
+    def keep(event: Event) -> None:
         run.add(event)
-    grown, _ = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert run.stats.new_tokens == 50_000
-    assert grown < 30e6
+        exchange.add(event)
+
+    assert traced(keep) < 10
+    assert run.stats.new_tokens == stats_of(exchange.events).new_tokens == 50_000
+    assert len(exchange.events) == 2 + 4 * 25_000 + 1
+    as_they_are: list[Event] = []
+    assert traced(as_they_are.append) > 15, "events that are not packed would be seen"
 
 
 # Files --------------------------------------------------------------------------------------------------------

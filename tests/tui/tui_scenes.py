@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import Event as Flag
 from typing import Any
 
@@ -13,7 +13,8 @@ from specctl.profile.schema import Profile
 from specctl.tui.app import Workbench
 from specctl.tui.chat import ChatScreen
 
-Round = tuple[Sequence[str], int, str]  # drafted pieces, how many were accepted, the target's own piece
+Round = tuple[Any, ...]
+"""Drafted pieces, how many were accepted, the target's own piece; then perhaps p and q of each drafted one."""
 SKY: list[Round] = [((" The", " sky"), 2, " is"), ((" red", " now"), 0, " blue"), (("!",), 1, "\n")]
 
 
@@ -22,17 +23,20 @@ def profile(**changes: Any) -> Profile:
     return Profile.model_validate({**fields, "drafter": {"method": "ngram"}, **changes})
 
 
-def stream(rounds: Sequence[Round], cancelled: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def stream(
+    rounds: Iterable[Round], cancelled: Callable[[], bool] = lambda: False, reason: str = "stop"
+) -> Iterator[Event]:
     """One answer; a round takes 0.1 s on its own clock and no time here."""
     yield Started(
         0, "specctl 0", "default", "tiny", None, "cpu", "bfloat16", "invariant", "greedy", True, 0, 1
     )
     yield Prefilled(0, 0, 0, (1, 2, 3), 0.5)
-    number, reason = 0, "stop"
-    for number, (pieces, accepted, bonus) in enumerate(rounds, 1):
+    number = 0
+    for number, (pieces, accepted, bonus, *chances) in enumerate(rounds, 1):
+        p, q = chances or ((), ())
         ids = tuple(range(100, 100 + len(pieces)))
-        yield Drafted(0, number, 0, ids, tuple(pieces))
-        yield Verified(0, number, 0, len(pieces), accepted, 7, bonus)
+        yield Drafted(0, number, 0, ids, tuple(pieces), q)
+        yield Verified(0, number, 0, len(pieces), accepted, 7, bonus, p)
         yield Emitted(0, number, 0, (*ids[:accepted], 7), "".join(pieces[:accepted]) + bonus)
         yield Timed(number, 0, 1, 0.02, 0.07, 0.1)
         if cancelled():
@@ -42,11 +46,14 @@ def stream(rounds: Sequence[Round], cancelled: Callable[[], bool] = lambda: Fals
 
 
 class ScriptedEngine:
-    """Answers every prompt with `rounds`, or raises `error`. With `hold` set, waits in each round for `go`."""
+    """Answers every prompt with `rounds`, or raises `error`. With `hold`, rounds wait for `go` or the end."""
 
     def __init__(self, rounds: Sequence[Round] = SKY, *, error: Exception | None = None, hold: bool = False):
         self.rounds = rounds
         self.error = error
+        self.failing: Exception | None = None  # raised after a round
+        self.reason = "stop"
+        self.ended = ""  # why the last answer did
         self.hold = hold
         self.go = Flag()
         self.asked: list[list[dict[str, str]]] = []
@@ -70,12 +77,15 @@ class ScriptedEngine:
         self.asked.append(list(messages))
         if self.error is not None:
             raise self.error
-        for event in stream(
-            [((), 0, p) for r in self.rounds for p in r[2:]] if plain else self.rounds, cancelled
-        ):
+        rounds = [((), 0, r[2]) for r in self.rounds] if plain else self.rounds
+        for event in stream(rounds, cancelled, self.reason):
+            if isinstance(event, Finished):
+                self.ended = event.reason
             yield event
             if self.hold and isinstance(event, Timed):
-                self.go.wait(30)
+                any(self.go.wait(0.01) or cancelled() for _ in range(3000))
+            if self.failing is not None and isinstance(event, Timed):
+                raise self.failing
 
     def baseline(self) -> float | None:
         return self.speed
@@ -85,7 +95,7 @@ class ScriptedEngine:
 
 
 def chat(engine: ScriptedEngine, **options: Any) -> tuple[Workbench, ChatScreen]:
-    screen = ChatScreen(engine, profile(), options.pop("path", None))
+    screen = ChatScreen(engine, profile(), options.pop("path", None), options.pop("resumed", None))
     return Workbench(lambda: screen, ChatConfig(**options)), screen
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from specctl.chat.tape import Tape
 from specctl.decode.prompt import Message
 from specctl.decode.stats import Stats
 from specctl.events import Emitted, Event, Finished
@@ -17,7 +18,7 @@ class Exchange:
     user: str
     answer: str = ""
     reason: str | None = None
-    events: list[Event] = field(default_factory=list)
+    events: Tape = field(default_factory=Tape)
 
     def add(self, event: Event) -> None:
         self.events.append(event)

@@ -37,12 +37,13 @@ class Ready:
 
 
 class ContextFull(RequestError):
-    """The conversation leaves no room for an answer. `drop`: how many of the oldest exchanges are too many."""
+    """The conversation leaves no room for an answer. `drop`: how many of the oldest exchanges are too many; 0 if
+    the prompt alone is."""
 
     def __init__(self, tokens: int, limit: int, drop: int) -> None:
         super().__init__(
             f"the conversation has {tokens} tokens, the context holds {limit}",
-            hint="drop the oldest exchanges, or /clear",
+            hint="drop the oldest exchanges, or /clear" if drop else "shorten the prompt",
         )
         self.tokens = tokens
         self.limit = limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from specctl.decode.stats import Stats
 from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Started, Timed, Verified
@@ -15,13 +16,20 @@ RECENT = 256
 
 @dataclass(slots=True)
 class Round:
-    """One row's round. `accepted` is None until the target has judged; `bonus` is its own token."""
+    """One row's round. `accepted` is None until the target has judged; `bonus` is its own token.
+
+    `p` and `q`: how likely target and drafter found each drafted token, where that was asked for. `mark`: what a
+    method says of the round beyond that.
+    """
 
     row: int
     number: int
     pieces: tuple[str, ...]
     accepted: int | None = None
     bonus: str = ""
+    p: tuple[float, ...] = ()
+    q: tuple[float, ...] = ()
+    mark: str = ""
 
 
 class Run:
@@ -54,19 +62,25 @@ class Run:
             case Finished():
                 self.chunks.setdefault(event.row, []).append(event.text)
                 self.reasons[event.row] = event.reason
+        # Events of methods this fold does not know may have a few words for their round.
+        if (mark := getattr(event, "mark", "")) and (one := self._round(event)) is not None:
+            one.mark = str(mark)
+
+    def _round(self, event: Any) -> Round | None:
+        """The round an event is about, if it is still kept."""
+        key = (event.row, event.round)
+        return next((one for one in reversed(self.recent) if (one.row, one.number) == key), None)
 
     def _drafted(self, event: Drafted) -> None:
         pieces = event.pieces or ("?",) * len(event.tokens)
-        self.recent.append(Round(event.row, event.round, pieces))
+        self.recent.append(Round(event.row, event.round, pieces, q=event.q))
         self.drafted_at += [0] * (len(event.tokens) - len(self.drafted_at))
         for position in range(len(event.tokens)):
             self.drafted_at[position] += 1
 
     def _verified(self, event: Verified) -> None:
-        for one in reversed(self.recent):
-            if (one.row, one.number) == (event.row, event.round):
-                one.accepted, one.bonus = event.accepted, event.bonus_piece
-                return
+        if (one := self._round(event)) is not None:
+            one.accepted, one.bonus, one.p = event.accepted, event.bonus_piece, event.p
 
     def text(self, row: int = 0) -> str:
         return "".join(self.chunks.get(row, ()))

@@ -135,10 +135,14 @@ _TYPES: dict[str, Any] = {
     "int": lambda v: type(v) is int and abs(v) < 2**63,
     "float": lambda v: type(v) in (int, float) and math.isfinite(v) and v >= 0,
     "bool": lambda v: type(v) is bool,
+    "bool | None": lambda v: v is None or type(v) is bool,
+    "float | None": lambda v: v is None or _TYPES["float"](v),
     "str": lambda v: type(v) is str,
     "str | None": lambda v: v is None or type(v) is str,
     "tuple[int, ...]": lambda v: all(type(i) is int for i in v),
     "tuple[str, ...]": lambda v: all(type(i) is str for i in v),
+    "tuple[float, ...]": lambda v: all(type(i) in (int, float) and 0 <= i <= 1.001 for i in v),
+    "tuple[tuple[int, int], ...]": lambda v: all(len(i) == 2 and type(i[0]) is type(i[1]) is int for i in v),
     "dict[str, Any]": lambda v: type(v) is dict,
 }
 
@@ -152,6 +156,10 @@ def checked(event: Event) -> Event:
         raise ValueError("a draft of too many tokens")
     if isinstance(event, Drafted) and event.pieces and len(event.pieces) != len(event.tokens):
         raise ValueError("a draft whose tokens and texts do not match")
+    if isinstance(event, Drafted) and len(event.q) not in (0, len(event.tokens)):
+        raise ValueError("a draft whose tokens and probabilities do not match")
+    if isinstance(event, Verified) and len(event.p) not in (0, event.drafted):
+        raise ValueError("a verdict whose tokens and probabilities do not match")
     if isinstance(event, Verified) and not 0 <= event.accepted <= event.drafted <= _MOST_DRAFTED:
         raise ValueError("a verdict that accepts more than was drafted")
     return event

@@ -15,6 +15,7 @@ from specctl.errors import RequestError
 if TYPE_CHECKING:
     from specctl.chat import recording
     from specctl.profile.schema import Profile
+    from specctl.tui.app import Workbench
 
 EXAMPLES = """Examples:
 
@@ -86,7 +87,7 @@ def _run(settings: Profile, found: recording.Recording | None, *, save: bool, ra
     path = recording.new_path() if save else None
     screen = ChatScreen(engine, settings, path, found.conversation if found else None)
     screen.race_first = race
-    Workbench(lambda: screen, config.load()).run()
+    show(Workbench(lambda: screen, config.load()))
 
 
 def show_recording(found: recording.Recording, *, playing: bool) -> None:
@@ -94,7 +95,16 @@ def show_recording(found: recording.Recording, *, playing: bool) -> None:
     from specctl.tui.app import Workbench
     from specctl.tui.replay import ReplayScreen
 
-    Workbench(lambda: ReplayScreen(found, playing=playing), config.load()).run()
+    show(Workbench(lambda: ReplayScreen(found, playing=playing), config.load()))
+
+
+def show(app: Workbench) -> None:
+    """Runs the application to its end; what it crashed of is raised once the terminal is in order again."""
+    app.run()
+    if app.crash is not None:
+        raise app.crash
+    if app.return_code:
+        raise typer.Exit(app.return_code)
 
 
 def demo_path() -> Path:
@@ -104,6 +114,8 @@ def demo_path() -> Path:
 
 
 def require_terminal(command: str) -> None:
-    """Raises RequestError where nobody could see or answer."""
+    """Raises RequestError where nobody could see or answer. Textual draws on standard error."""
     if not (console.is_live(sys.stdout) and console.is_terminal(sys.stdin)):
         raise RequestError(f"`{command}` needs a terminal", hint="use `specctl run` in scripts and pipes")
+    if not console.is_terminal(sys.stderr):
+        raise RequestError(f"`{command}` draws on standard error", hint="do not redirect it")

@@ -178,6 +178,14 @@ ShowDraft = Annotated[
 JsonLines = Annotated[
     bool, typer.Option("--jsonl", help="The events, one JSON object a line.", rich_help_panel="Output")
 ]
+Probabilities = Annotated[
+    bool,
+    typer.Option(
+        "--probabilities",
+        help="Events also say how likely each drafted token was.",
+        rich_help_panel="Output",
+    ),
+]
 Verbose = Annotated[
     bool,
     typer.Option(
@@ -206,6 +214,7 @@ OVERRIDES = {
     "stop": "stop",
     "dtype": "dtype",
     "device": "device",
+    "probabilities": "probabilities",
 }
 
 

@@ -51,6 +51,7 @@ def run(
     show_draft: options.ShowDraft = False,
     as_json: options.Json = False,
     as_jsonl: options.JsonLines = False,
+    probabilities: options.Probabilities = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:

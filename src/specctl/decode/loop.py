@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic_ns, perf_counter
 
+from specctl.decode import chances
 from specctl.decode.accept import Acceptor
 from specctl.decode.draft import Draft, Drafter, Request, Row, Scored, share_cache
 from specctl.decode.finish import Ending, Limits, Render, finish
@@ -26,6 +27,7 @@ class Rules:
     """What holds for every row of a run. `render` turns token ids into the text stop strings are sought in.
 
     `batch_size` rows take part in a round at most; `window` is how many `exspec` chooses them from.
+    `probabilities`: the events also say how likely each drafted token was.
     """
 
     accept: Acceptor
@@ -36,6 +38,7 @@ class Rules:
     batch_size: int = 1
     schedule: str = DEFAULT
     window: int = DEFAULT_WINDOW
+    probabilities: bool = False
 
 
 def decode(
@@ -76,13 +79,16 @@ def _round(
     begun = perf_counter()
     draft = drafter.draft(rows, [_budget(row, rules) for row in rows])
     draft_s = perf_counter() - begun
-    for row, tokens in zip(rows, draft.tokens, strict=True):
-        yield Drafted(row.index, number, monotonic_ns(), tuple(tokens))
+    nothing: chances.Chances = [()] * len(rows)
+    q = chances.of_drafter(draft) if rules.probabilities else nothing
+    for row, tokens, found in zip(rows, draft.tokens, q, strict=True):
+        yield Drafted(row.index, number, monotonic_ns(), tuple(tokens), q=found)
 
     begun = perf_counter()
     scored = target.score(rows, draft)
     accepted, bonus = _judge(scored, draft, rows, rules)
     verify_s = perf_counter() - begun
+    p = chances.of_target(scored, draft, rows, rules.sampler) if rules.probabilities else nothing
     endings: list[Ending] = []
     events: list[Event] = []
     for slot, row in enumerate(rows):
@@ -92,7 +98,8 @@ def _round(
         row.ids.extend(block[: ending.kept])
         target.commit(slot, ending.kept)
         now = monotonic_ns()
-        events.append(Verified(row.index, number, now, len(draft.tokens[slot]), accepted[slot], bonus[slot]))
+        verdict = (len(draft.tokens[slot]), accepted[slot], bonus[slot])
+        events.append(Verified(row.index, number, now, *verdict, p=p[slot]))
         events.append(Emitted(row.index, number, now, tuple(block[: ending.kept])))
         if ending.reason:
             events.append(Finished(row.index, number, now, ending.reason))

@@ -35,6 +35,7 @@ class Kangaroo:
         self._depth = parts.draft.reads
         self.needs = frozenset({self._depth})
         self._sampler, self._eos = parts.sampler, parts.eos
+        self._least = params.min_confidence or 0.0
         self._cache = self._adapter.new_cache()
         self._shared: SlotCache | None = None
         self._pending: list[list[Tensor]] = []  # a slot's states `[H]` the adapter has not seen
@@ -57,6 +58,7 @@ class Kangaroo:
         room = [min(most, self._params.draft_tokens) for most in budget]
         active = [most > 0 for most in room]
         drafts: list[list[int]] = [[] for _ in rows]
+        confidence: list[list[float]] = [[] for _ in rows]
         laws: list[Tensor] = []
         states = [self._shallow([row.ids[-1] for row in rows], 0)]
         self._steps = 0
@@ -67,15 +69,17 @@ class Kangaroo:
             if q is not None:
                 laws.append(q)
             self._steps += 1
-            tokens, sure = chosen.tolist(), self._sure(scores)
+            tokens, sure = chosen.tolist(), self._confidence(scores)
             for b, token in enumerate(tokens):
                 if active[b]:
                     # An unsure token stays in the draft: dropping it after a look would bias sampling.
                     drafts[b].append(token)
-                    active[b] = sure[b] and token not in self._eos and len(drafts[b]) < room[b]
+                    confidence[b].append(sure[b])
+                    active[b] = sure[b] >= self._least and token not in self._eos and len(drafts[b]) < room[b]
             states.append(self._shallow(tokens, self._steps))
         q = torch.stack(laws, dim=1) if laws else None
-        return Draft(drafts, q, torch.cat(states, dim=1), self._depth)
+        known = confidence if self._params.min_confidence is not None else None
+        return Draft(drafts, q, torch.cat(states, dim=1), self._depth, confidence=known)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         states = scored.hidden[self._depth]
@@ -124,7 +128,8 @@ class Kangaroo:
         histories = [row.ids + draft for row, draft in zip(rows, drafts, strict=True)]
         return self._sampler.law.scores(logits[:, None], histories, [[] for _ in rows])[:, 0]
 
-    def _sure(self, scores: Tensor) -> list[bool]:
-        if not self._params.min_confidence:
-            return [True] * len(scores)
-        return cast(list[bool], (scores.softmax(dim=-1).amax(dim=-1) >= self._params.min_confidence).tolist())
+    def _confidence(self, scores: Tensor) -> list[float]:
+        """The best token's probability `[n]`; 1 where nobody asks."""
+        if self._params.min_confidence is None:
+            return [1.0] * len(scores)
+        return cast(list[float], scores.softmax(dim=-1).amax(dim=-1).tolist())

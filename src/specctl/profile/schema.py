@@ -109,6 +109,11 @@ class Profile(Part):
     )
     stop: list[StopString] = Field(default=[], max_length=16, description="texts that end the answer")
 
+    probabilities: bool = Field(
+        default=False,
+        description="events also say how likely each drafted token was (p and q); costs some time",
+    )
+
     @field_validator("device")
     @classmethod
     def _known_device(cls, device: str) -> str:

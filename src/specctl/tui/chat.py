@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
+from time import monotonic
 from typing import ClassVar
 
 from textual import events, on, work
@@ -11,19 +12,22 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.widgets import Footer, OptionList, TextArea
+from textual.widgets import Footer, TextArea
 
-from specctl.chat import recording
+from specctl.chat import history
 from specctl.chat.conversation import Conversation, Exchange
 from specctl.chat.engine import ContextFull, Engine, Ready
 from specctl.chat.fold import Run
+from specctl.chat.keeping import Keeper
 from specctl.cli.safe_text import safe_line
 from specctl.errors import SpecctlError
 from specctl.events import Event
 from specctl.profile import override
-from specctl.profile.schema import Profile, effective
+from specctl.profile.schema import Profile
 from specctl.tui import commands
 from specctl.tui.fetching import Fetching
+from specctl.tui.hints import Hints
+from specctl.tui.palette import SlashCommands
 from specctl.tui.panes import Bar, Panes, Pulse
 from specctl.tui.picker import Picker
 from specctl.tui.prompt import Prompt
@@ -31,18 +35,27 @@ from specctl.tui.talk import Answer, Talk
 
 UPDATES_PER_S = 15
 NARROW = 100
+LOW = 34
+
+_WELCOME = """\
+A draft guesses a few tokens, the target checks them all at once: the same text in fewer steps.
+Beside each answer you see what was drafted, what was kept and what it gained.
+
+Ask something, or type /help."""
 
 
 class ChatScreen(Screen[None]):
     """`path`: where the chat is kept, None for nowhere."""
 
+    COMMANDS = Screen.COMMANDS | {SlashCommands}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", "Stop", id="stop"),
         Binding("ctrl+c", "interrupt", "Stop", id="interrupt", show=False, priority=True),
         Binding("f1", "command('/help')", "Help", id="help"),
         Binding("f2", "pane('#draft')", "Draft", id="pane.draft"),
-        Binding("f3", "pane('#acceptance')", "Acceptance", id="pane.acceptance"),
+        Binding("f3", "pane('#acceptance')", "Accepted", id="pane.acceptance"),
         Binding("f4", "pane('#speed')", "Speed", id="pane.speed"),
+        Binding("f5", "probabilities", "p, q", id="probabilities"),
         Binding("ctrl+l", "command('/clear')", "Clear", id="clear", show=False),
         Binding("ctrl+r", "command('/compare')", "Race", id="race"),
     ]
@@ -53,7 +66,7 @@ class ChatScreen(Screen[None]):
         super().__init__()
         self.engine = engine
         self.base = self.profile = profile
-        self.path = path
+        self.keeper = Keeper(path, self._not_kept)
         self.talked = resumed or Conversation(system=profile.system)
         self.ready: Ready | None = None
         self.run_shown = Run()
@@ -61,12 +74,13 @@ class ChatScreen(Screen[None]):
         self.busy = False
         self.race_first = False
         self.attempt = 0
+        self.to_drop = 0  # exchanges to leave out if the prompt is sent again
         self._stop = False
         self._fetching = Fetching()
         self._inbox: deque[Event] = deque()
         self._queued: list[str] = []
         self._answer: Answer | None = None
-        self._begun = False
+        self._rest_until = 0.0
 
     def compose(self) -> ComposeResult:
         yield Bar()
@@ -74,15 +88,19 @@ class ChatScreen(Screen[None]):
             yield Talk()
             yield Panes()
         yield Pulse()
-        yield OptionList(id="hints", markup=False)
-        yield Prompt()
+        yield Hints()
+        yield Prompt(history.load() if self.keeper.path else [])
         yield Footer()
 
     async def on_mount(self) -> None:
-        self.query_one(Prompt).focus()
+        prompt = self.query_one(Prompt)
+        prompt.focus()
+        await self.show_conversation()
         for one in self.talked.exchanges:
-            await self.show_exchange(one)
-        self.set_interval(1 / UPDATES_PER_S, self._drain)
+            prompt.remember(one.user)
+        if not self.talked.exchanges:
+            await self.say(_WELCOME, "notice welcome")
+        self.set_interval(1 / UPDATES_PER_S, self._drain_in_turn)
         try:
             missing = self.engine.missing(self.profile)
         except SpecctlError as error:
@@ -92,6 +110,9 @@ class ChatScreen(Screen[None]):
             self.app.push_screen(Picker(self.engine.offers(), self.profile.pair), self._picked)
         else:
             self.open_profile(self.profile)
+
+    def on_unmount(self) -> None:
+        self._stop = True
 
     async def _picked(self, pair: str | None) -> None:
         if pair is None:
@@ -108,26 +129,42 @@ class ChatScreen(Screen[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width < NARROW, "narrow")
-        self.set_class(event.size.height < 34, "low")
+        self.set_class(event.size.height < LOW, "low")
+        footer = self.query_one(Footer)
+        footer.compact = event.size.width < NARROW
+        footer.show_command_palette = event.size.width >= NARROW
 
     @property
     def talk(self) -> Talk:
         return self.query_one(Talk)
 
-    async def show_exchange(self, one: Exchange) -> None:
-        await self.talk.say(one.user, "user")
-        await (await self.talk.answer()).replace(one.answer)
+    async def show_conversation(self) -> None:
+        """All of it anew, with the rounds of its last answer."""
+        await self.talk.wipe()
+        for one in self.talked.exchanges:
+            await self.talk.say(one.user, "user")
+            await (await self.talk.answer()).replace(one.answer)
+        self._show_last_run()
+
+    def _show_last_run(self) -> None:
+        self.run_shown = Run()
+        for event in self.talked.last.events if self.talked.last else ():
+            self.run_shown.add(event)
+        self.show_run()
 
     async def say(self, text: str, kind: str = "notice") -> None:
         await self.talk.say(text, kind)
 
     # Models -----------------------------------------------------------------------------------------------------
 
-    @work(thread=True, exclusive=True, group="engine", exit_on_error=False)
     def open_profile(self, profile: Profile) -> None:
         """Loads a profile's models; the conversation stays."""
-        self._stop = False
-        self.call_later(self._begin_opening, profile)
+        self.busy, self._stop = True, False
+        self.query_one(Bar).do(f"loading {profile.pair or profile.target} …")
+        self._open(profile)
+
+    @work(thread=True, exclusive=True, group="engine", exit_on_error=False)
+    def _open(self, profile: Profile) -> None:
         try:
             ready = self.engine.open(profile, self._fetching)
             baseline = self.engine.baseline()
@@ -135,10 +172,6 @@ class ChatScreen(Screen[None]):
             self.call_later(self._failed, error, None)
             return
         self.call_later(self._opened, profile, ready, baseline)
-
-    def _begin_opening(self, profile: Profile) -> None:
-        self.busy = True
-        self.query_one(Bar).tell(f"loading {profile.pair or profile.target} …")
 
     async def _opened(self, profile: Profile, ready: Ready, baseline: float | None) -> None:
         self.profile, self.ready, self.baseline = profile, ready, baseline
@@ -150,6 +183,7 @@ class ChatScreen(Screen[None]):
 
     def _tell(self) -> None:
         """The header: what is in force."""
+        self.query_one(Bar).do("")
         if self.ready is None:
             self.query_one(Bar).tell(self.profile.name, "no model is loaded: /profile chooses another")
             return
@@ -163,8 +197,9 @@ class ChatScreen(Screen[None]):
     @on(Prompt.Sent)
     async def _sent(self, message: Prompt.Sent) -> None:
         text = message.text
-        word = text.lower()
-        if text.startswith("/") or word in ("exit", "quit"):
+        if self.keeper.path is not None:
+            history.add(text)
+        if text.startswith("/") or text.lower() in ("exit", "quit"):
             await commands.run(self, text if text.startswith("/") else "/quit")
         elif self.busy or self.ready is None:
             self._queued.append(text)
@@ -174,15 +209,20 @@ class ChatScreen(Screen[None]):
 
     async def ask(self, text: str, attempt: int = 0) -> None:
         """Sends a prompt to the model; the answer comes in by `_drain`."""
-        self.busy = True
-        self._stop = False
+        self.busy, self._stop = True, False
+        if self.to_drop:
+            self.talked.left_out += self.to_drop
+            self.to_drop = 0
+            self.keeper.add([{"left_out": self.talked.left_out}])
         exchange = Exchange(text)
         messages = self.talked.messages(text)
         self.talked.exchanges.append(exchange)
+        await self.query(".welcome").remove()
         await self.say(text, "user")
         self._answer = await self.talk.answer()
         self.talk.anchor()
         self.run_shown = Run()
+        self.query_one(Bar).do("answering · Esc stops")
         self._generate(messages, attempt)
 
     @work(thread=True, exclusive=True, group="engine", exit_on_error=False)
@@ -195,11 +235,22 @@ class ChatScreen(Screen[None]):
             return
         self.call_later(self._finished)
 
+    async def _drain_in_turn(self) -> None:
+        """As often as the screen is drawn, and no more than a third of the time in all."""
+        if self._fetching.line():
+            self.query_one(Bar).do(self._fetching.line())
+        begun = monotonic()
+        if self._inbox and begun >= self._rest_until:
+            await self._drain()
+            self.call_after_refresh(self._rest, begun)
+
+    def _rest(self, begun: float) -> None:
+        now = monotonic()
+        self._rest_until = now + 2 * (now - begun)
+
     async def _drain(self) -> None:
         """Everything that came in since the last screen update, at once."""
-        if self._fetching.line():
-            self.query_one(Bar).tell(self._fetching.line())
-        if not self._inbox or self.talked.last is None:
+        if self.talked.last is None:
             return
         text = ""
         while self._inbox:
@@ -221,12 +272,16 @@ class ChatScreen(Screen[None]):
         if self._answer is not None:
             await self._answer.close()
         self.busy = False
+        self.query_one(Bar).do("")
         reason = self.talked.last.reason if self.talked.last else None
         if reason == "cancelled":
             await self.say("stopped")
+        elif reason == "length":
+            most = self.profile.max_new_tokens
+            await self.say(f"the answer ends at max_new_tokens; /set max_new_tokens {2 * most} allows more")
         elif reason == "context":
             await self.say("the context is full: /clear, or ask again to drop the oldest exchanges")
-        self._save()
+        self.keeper.keep_last(self.talked, self.profile)
         if self.race_first:
             self.race_first = False
             await commands.run(self, "/compare")
@@ -236,35 +291,48 @@ class ChatScreen(Screen[None]):
         """Says it, puts the prompt back in the box and goes on."""
         await self._drain()
         self.busy = False
+        waiting = [*([] if prompt is None else [prompt]), *self._queued]
         self._queued.clear()
         if prompt is not None:
             self.talked.undo()
             if self._answer is not None:
                 await self._answer.remove()
-            self.query_one(Prompt).fill(prompt)
-        if isinstance(error, ContextFull):
-            self.talked.left_out += error.drop
-            await self.say(
-                f"{error.message}; the oldest {error.drop} exchanges are left out from now on: send again"
-            )
+            self._show_last_run()
+        typed = self.query_one(Prompt).text
+        if waiting:
+            self.query_one(Prompt).fill("\n".join([*waiting, *([typed] if typed else [])]))
+        if isinstance(error, ContextFull) and error.drop:
+            self.to_drop = error.drop
+            await self.say(self._offer(error))
         elif isinstance(error, SpecctlError):
             await self.say(error.message + (f" ({error.hint})" if error.hint else ""), "error")
         else:
             await self.say(f"this is a bug in specctl: {type(error).__name__}: {error}", "error")
         self._tell()
 
+    def _offer(self, full: ContextFull) -> str:
+        """What can be done about a full context."""
+        oldest = self.talked.exchanges[self.talked.left_out :][: full.drop]
+        named = ", ".join(f"“{one.user.strip()[:40]}”" for one in oldest[:3]) + (
+            " …" if len(oldest) > 3 else ""
+        )
+        count = "the oldest exchange" if full.drop == 1 else f"the oldest {full.drop} exchanges"
+        return f"{full.message}. Send again to leave out {count} ({named}), or /clear to begin anew"
+
     def _next(self) -> None:
         """Whatever waits: typed prompts first, then the baseline that is still missing."""
         if self.busy or self.ready is None:
             return
         if self._queued:
+            self.busy = True
             self.call_later(self.ask, self._queued.pop(0))
         elif self.baseline is None:
+            self.busy, self._stop = True, False
+            self.query_one(Bar).do("measuring plain decoding")
             self._probe()
 
-    @work(thread=True, group="engine", exit_on_error=False)
+    @work(thread=True, exclusive=True, group="engine", exit_on_error=False)
     def _probe(self) -> None:
-        self.busy, self._stop = True, False
         try:
             speed = self.engine.probe(lambda: self._stop or bool(self._queued))
         except Exception as error:
@@ -275,6 +343,7 @@ class ChatScreen(Screen[None]):
     def _probed(self, speed: float | None) -> None:
         self.busy = False
         self.baseline = speed
+        self.query_one(Bar).do("")
         self.show_run()
         if speed is not None or self._queued:
             self._next()
@@ -283,7 +352,7 @@ class ChatScreen(Screen[None]):
 
     def action_stop(self) -> None:
         self._stop = True
-        self.query_one("#hints").remove_class("open")
+        self.query_one(Hints).close()
 
     def action_interrupt(self) -> None:
         selected = self.get_selected_text()
@@ -297,6 +366,9 @@ class ChatScreen(Screen[None]):
     async def action_command(self, text: str) -> None:
         await commands.run(self, text)
 
+    async def action_probabilities(self) -> None:
+        await commands.run(self, f"/set probabilities {'off' if self.profile.probabilities else 'on'}")
+
     def action_pane(self, pane: str) -> None:
         widget = self.query_one(pane)
         if self.has_class("narrow"):
@@ -308,53 +380,19 @@ class ChatScreen(Screen[None]):
             widget.display = not widget.display
         self.show_run()
 
-    # Completion -------------------------------------------------------------------------------------------------
-
     @on(TextArea.Changed, "#prompt")
     def _typed(self) -> None:
         text = self.query_one(Prompt).text
-        hints = self.query_one("#hints", OptionList)
         found = commands.completions(self, text) if text.startswith("/") and "\n" not in text else []
-        hints.clear_options()
-        hints.add_options([f"{text}  {help_}" for text, help_ in found])
-        hints.set_class(bool(found), "open")
+        self.query_one(Hints).show(found)
 
-    @on(Prompt.Complete)
-    def _complete(self) -> None:
-        prompt = self.query_one(Prompt)
-        found = commands.completions(self, prompt.text) if prompt.text.startswith("/") else []
-        if found:
-            prompt.fill(found[0][0] + " ")
+    # The conversation -------------------------------------------------------------------------------------------
 
-    # Files ------------------------------------------------------------------------------------------------------
-
-    def _save(self) -> None:
-        """Appends what is new to the chat's file."""
-        if self.path is None or self.talked.last is None:
-            return
-        if self._begun:
-            self.write(recording.exchange_lines(self.talked.last))
-            return
-        self._begun = True
-        lines = [recording.header(effective(self.profile), self.profile.name), {"system": self.talked.system}]
-        for one in self.talked.exchanges:
-            lines += recording.exchange_lines(one)
-        self.write(lines)
-
-    def write(self, lines: list[dict[str, object]]) -> None:
-        if self.path is None or not self._begun:
-            return
-        try:
-            recording.append(self.path, lines)
-        except SpecctlError as error:
-            self.path = None
-            self.notify(f"not saved: {safe_line(error.message)}", severity="warning", markup=False)
+    def _not_kept(self, why: str) -> None:
+        self.notify(f"not saved: {safe_line(why)}", severity="warning", markup=False)
 
     def start_anew(self, conversation: Conversation) -> None:
         """Another conversation, kept in a file of its own."""
         self.talked = conversation
-        self.run_shown = Run()
-        if self.path is not None:
-            self.path = recording.new_path()
-        self._begun = False
-        self.show_run()
+        self.to_drop = 0
+        self.keeper.begin_anew()

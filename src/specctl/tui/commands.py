@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from specctl.chat import recording
 from specctl.chat.conversation import Conversation, code_blocks, stats_of
+from specctl.chat.keeping import whole
 from specctl.decode.stats import Stats
 from specctl.errors import SpecctlError
 from specctl.profile import files, override, read
@@ -45,7 +46,7 @@ async def run(screen: ChatScreen, text: str) -> None:
             return
         command = COMMANDS[near[0]]
     if command.idle and screen.busy:
-        await screen.say(f"{name} has to wait until the answer is done; Esc stops it")
+        await screen.say(f"{name} has to wait until the model is free; Esc stops an answer")
         return
     try:
         await command.do(screen, argument.strip())
@@ -70,13 +71,27 @@ def completions(screen: ChatScreen, text: str) -> list[tuple[str, str]]:
     return [(f"{name} {value}", "") for value in values if value.startswith(argument) and value != argument]
 
 
+_KEYS = [
+    ("Enter", "send; Ctrl+J begins a new line"),
+    ("Up Down", "what was sent before"),
+    ("Tab", "complete a command"),
+    ("Esc Ctrl+C", "stop the answer"),
+    ("F2 F3 F4", "show or hide a pane"),
+    ("F5", "probabilities of drafted tokens: p the target's, q the drafter's"),
+    ("Ctrl+R", "race against plain decoding"),
+    ("Ctrl+P", "palette, with themes"),
+    ("Ctrl+Q", "quit"),
+]
+
+
 async def _help(screen: ChatScreen, argument: str) -> None:
-    lines = [f"{name} {c.hint}".strip().ljust(26) + c.help for name, c in COMMANDS.items()]
-    keys = (
-        "Enter sends · Ctrl+J new line · Up/Down history · Esc or Ctrl+C stops · F2 F3 F4 panes · "
-        "Ctrl+R race · Ctrl+P palette · Ctrl+Q quits"
-    )
-    await screen.say("\n".join([*lines, "", keys]))
+    wanted = argument if not argument or argument.startswith("/") else f"/{argument}"
+    found = [(f"{name} {c.hint}".strip(), c.help) for name, c in COMMANDS.items() if name.startswith(wanted)]
+    if not found:
+        await screen.say(f"there is no command {wanted}; /help lists them", "error")
+        return
+    keys = [] if argument else [("", ""), *_KEYS]
+    await screen.say(look.table([*found, *keys], screen.talk.room))
 
 
 async def _profile(screen: ChatScreen, name: str) -> None:
@@ -115,15 +130,25 @@ async def _set(screen: ChatScreen, argument: str) -> None:
         await screen.say(f"there is no setting {key}; /settings shows all", "error")
         return
     try:
-        value = yaml.safe_load(text)
+        value = None if text == "none" else yaml.safe_load(text)
     except yaml.YAMLError:
         value = text
     screen.open_profile(override.merge(screen.profile, {key: value}))
 
 
 async def _settings(screen: ChatScreen, _: str) -> None:
-    lines = [f"{key} = {value}" for key, value, _ in override.origins(screen.base, screen.profile, ())]
-    await screen.say("\n".join(lines))
+    base = {key: value for key, value, _ in override.origins(screen.base, screen.base, ())}
+    lines = []
+    for key, value, origin in override.origins(screen.base, screen.profile, ()):
+        lines.append((key, f"{_plain(value)}  ({origin if base.get(key) == value else 'set here'})"))
+    await screen.say(look.table(lines, screen.talk.room))
+
+
+def _plain(value: object) -> str:
+    """As one would type it."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "none" if value is None else str(value)
 
 
 async def _stats(screen: ChatScreen, argument: str) -> None:
@@ -155,7 +180,7 @@ async def _compare(screen: ChatScreen, _: str) -> None:
         return
     messages = screen.talked.messages(last.user)
     screen.talked.exchanges.append(last)
-    screen.app.push_screen(RaceScreen(screen.engine, messages, last.events))
+    screen.app.push_screen(RaceScreen(screen.engine, messages, list(last.events)))
 
 
 async def _retry(screen: ChatScreen, _: str) -> None:
@@ -176,26 +201,21 @@ async def _take_back(screen: ChatScreen) -> str | None:
     if last is None:
         await screen.say("there is nothing to take back")
         return None
-    screen.write([{"undo": 1}])
-    await _redraw(screen)
+    screen.to_drop = 0
+    screen.keeper.add([{"undo": 1}])
+    await screen.show_conversation()
     return last.user
-
-
-async def _redraw(screen: ChatScreen) -> None:
-    await screen.talk.wipe()
-    for one in screen.talked.exchanges:
-        await screen.show_exchange(one)
 
 
 async def _clear(screen: ChatScreen, _: str) -> None:
     screen.start_anew(Conversation(system=screen.talked.system))
-    await screen.talk.wipe()
+    await screen.show_conversation()
 
 
 async def _system(screen: ChatScreen, text: str) -> None:
     if text:
         screen.talked.system = None if text == "none" else text
-        screen.write([{"system": screen.talked.system}])
+        screen.keeper.add([{"system": screen.talked.system}])
     await screen.say(f"system message: {screen.talked.system or 'none'}")
 
 
@@ -215,11 +235,7 @@ async def _save(screen: ChatScreen, name: str) -> None:
     if path.exists():
         await screen.say(f"{path} exists; give another name", "error")
         return
-    lines = [recording.header(effective(screen.profile), screen.profile.name)]
-    lines.append({"system": screen.talked.system})
-    for one in screen.talked.exchanges:
-        lines += recording.exchange_lines(one)
-    recording.append(path, lines)
+    recording.append(path, whole(screen.talked, screen.profile))
     await screen.say(f"saved to {path}")
 
 
@@ -235,7 +251,7 @@ async def _load(screen: ChatScreen, name: str) -> None:
         screen.app.push_screen(ReplayScreen(found))
         return
     screen.start_anew(found.conversation)
-    await _redraw(screen)
+    await screen.show_conversation()
 
 
 async def _export(screen: ChatScreen, name: str) -> None:
@@ -270,7 +286,7 @@ async def _quit(screen: ChatScreen, _: str) -> None:
 
 
 COMMANDS = {
-    "/help": Command("", "commands and keys", _help),
+    "/help": Command("[NAME]", "commands and keys", _help),
     "/profile": Command("[NAME]", "show or switch the profile; the conversation stays", _profile, idle=True),
     "/set": Command("KEY VALUE", "change a setting, such as temperature 0.8", _set, idle=True),
     "/settings": Command("", "every setting in force", _settings),

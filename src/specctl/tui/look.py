@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from itertools import zip_longest
 
 from textual.content import Content
 
@@ -14,8 +16,12 @@ ACCEPTED = "$text-success on $success-muted"
 REJECTED = "strike $text-error on $error-muted"
 BONUS = "bold $text-primary on $primary-muted"
 PENDING = "italic dim"
+QUIET = "$foreground 60%"
 MANY_ROUNDS = 50
+SLOWER = 0.98
+"""A speedup below this is called slower than plain decoding; above it, noise decides."""
 _WIDEST_TOKEN = 24
+_CHANCE = 3  # cells of a probability
 
 
 def chip(piece: str, style: str) -> Content:
@@ -42,26 +48,57 @@ def verdict(one: Round) -> str:
     return f"{one.accepted}/{len(one.pieces)}" if one.pieces else "–"
 
 
+def chance(p: float | None) -> str:
+    """A probability in three cells: `.07`, `1.0`."""
+    if p is None:
+        return ""
+    return "1.0" if p >= 0.995 else f"{p:.2f}"[1:]
+
+
 def round_lines(one: Round, width: int, rows: int = 1) -> list[Content]:
-    """A round as lines of at most `width` cells: number, tokens, accepted of drafted."""
+    """A round as lines of at most `width` cells: number, tokens, accepted of drafted.
+
+    Below the tokens their probabilities, if the round has them; a method's own mark comes last.
+    """
     name = f"{one.row + 1}:{one.number}" if rows > 1 else str(one.number)
     room = max(width - 11, 8)
-    lines: list[list[Content]] = [[]]
+    drawn: list[Content] = []
+    for items in _wrapped(one, room):
+        first = not drawn
+        tokens = Content(" ").join([item.pad_right(size - item.cell_length) for item, size, _, _ in items])
+        drawn.append(_line(name if first else "", tokens, verdict(one) if first else "", room))
+        for label, values in (("p", [p for *_, p, _ in items]), ("q", [q for *_, q in items])):
+            if any(value is not None for value in values):
+                cells = [chance(value).ljust(item[1]) for value, item in zip(values, items, strict=True)]
+                drawn.append(_line(label, Content.styled(" ".join(cells), QUIET), "", room))
+    if one.mark:
+        drawn.append(_line("", Content.styled(f"↳ {safe_line(one.mark)}", QUIET), "", room))
+    return drawn
+
+
+Cell = tuple[Content, int, float | None, float | None]
+"""A token, the cells it takes, p and q."""
+
+
+def _wrapped(one: Round, room: int) -> list[list[Cell]]:
+    """A round's tokens in lines of at most `room` cells."""
+    least = _CHANCE if one.p or one.q else 1
+    lines: list[list[Cell]] = [[]]
     used = 0
-    for item in chips(one):
-        size = item.cell_length
+    for item, p, q in zip_longest(chips(one), one.p, one.q):
+        size = max(item.cell_length, least)
         if lines[-1] and used + 1 + size > room:
             lines.append([])
             used = 0
         used += size + (1 if lines[-1] else 0)
-        lines[-1].append(item)
-    drawn = []
-    for i, items in enumerate(lines):
-        body = Content(" ").join(items).truncate(room, ellipsis=True)
-        lead = Content.styled(f"{name:>4} " if i == 0 else "     ", "$text-muted")
-        tail = Content.styled(f" {verdict(one):>5}" if i == 0 else "", "$text-muted")
-        drawn.append(lead + body.pad_right(max(room - body.cell_length, 0)) + tail)
-    return drawn
+        lines[-1].append((item, size, p, q))
+    return lines
+
+
+def _line(lead: str, body: Content, tail: str, room: int) -> Content:
+    body = body.truncate(room, ellipsis=True)
+    start, end = Content.styled(f"{lead:>4} ", QUIET), Content.styled(f" {tail:>5}" if tail else "", QUIET)
+    return start + body.pad_right(max(room - body.cell_length, 0)) + end
 
 
 def sparkline(values: Sequence[int], width: int) -> str:
@@ -71,9 +108,10 @@ def sparkline(values: Sequence[int], width: int) -> str:
     return "".join(_BLOCKS[round(value * (len(_BLOCKS) - 1) / top)] for value in shown)
 
 
-def bar(share: float, width: int) -> str:
+def bar(share: float, width: int, style: str = "$success") -> Content:
+    """A filled part and the rest, told apart by weight as well."""
     filled = round(min(max(share, 0.0), 1.0) * width)
-    return "█" * filled + "░" * (width - filled)
+    return Content.assemble(("━" * filled, style), ("─" * (width - filled), "$foreground 25%"))
 
 
 def rate(accepted: int, drafted: int, rounds: int) -> str:
@@ -83,15 +121,34 @@ def rate(accepted: int, drafted: int, rounds: int) -> str:
     return f"{accepted}/{drafted}"
 
 
-def speedup(run: Run, baseline: float | None) -> str:
-    """The speed against plain decoding in words; an estimate is called one."""
+def ratio(run: Run, baseline: float | None) -> float | None:
+    """The speed over plain decoding's, estimated where there is no `baseline`; None where nothing was drafted."""
     speed = run.stats.tokens_per_s
-    if not speed or not run.stats.rounds:
-        return ""
-    if not run.stats.drafted:
+    if not speed or not run.stats.drafted:
+        return None
+    return speed / baseline if baseline else run.estimated_speedup
+
+
+def speedup(run: Run, baseline: float | None) -> str:
+    """`ratio` in words; an estimate is called one."""
+    if run.stats.rounds and not run.stats.drafted:
         return "nothing drafted"
-    ratio = speed / baseline if baseline else run.estimated_speedup
-    if ratio is None:
+    found = ratio(run, baseline)
+    if found is None:
         return ""
-    text = f"{ratio:.2f}× plain" + ("" if baseline else " (est.)")
-    return text + (", slower than plain decoding" if ratio < 0.98 else "")
+    return f"{found:.2f}× plain" + ("" if baseline else " (est.)")
+
+
+def is_slower(run: Run, baseline: float | None) -> bool:
+    found = ratio(run, baseline)
+    return found is not None and found < SLOWER
+
+
+def table(rows: Sequence[tuple[str, str]], width: int) -> str:
+    """Names and what they mean, the second column wrapped within `width` cells."""
+    name = max((len(name) for name, _ in rows), default=0) + 2
+    lines = []
+    for left, right in rows:
+        first, *more = textwrap.wrap(right, max(width - name, 16)) or [""]
+        lines += [left.ljust(name) + first, *(" " * name + line for line in more)]
+    return "\n".join(lines)

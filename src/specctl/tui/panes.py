@@ -12,6 +12,8 @@ from specctl.chat.fold import Run
 from specctl.cli.safe_text import safe_line
 from specctl.tui import look
 
+_MOST_POSITIONS = 8
+
 
 class Pane(Widget):
     """A titled box that draws a run. `show` is cheap when nothing changed."""
@@ -34,7 +36,12 @@ class DraftPane(Pane):
 
     def __init__(self) -> None:
         super().__init__("Draft", "draft")
-        self.border_subtitle = "struck: rejected · bold: the target's own"
+
+    def show(self, run: Run, baseline: float | None) -> None:
+        super().show(run, baseline)
+        shown = any(one.p or one.q for one in run.recent)
+        said = "p: target's, q: drafter's" if shown else "bold: the target's own"
+        self.border_subtitle = f"struck: rejected · {said}"
 
     def render(self) -> Content:
         width, height = self.content_size
@@ -45,7 +52,7 @@ class DraftPane(Pane):
             if len(lines) >= height:
                 break
         if not lines:
-            return Content.styled("tokens are shown here as they are drafted and judged", "$text-muted")
+            return Content.styled("tokens are shown here as they are drafted and judged", look.QUIET)
         return Content("\n").join(lines[-height:])
 
 
@@ -54,29 +61,38 @@ class AcceptancePane(Pane):
 
     def __init__(self) -> None:
         super().__init__("Acceptance", "acceptance")
+        self._lines = 0
+
+    def show(self, run: Run, baseline: float | None) -> None:
+        """As high as it has positions, so that the drafts have the rest."""
+        super().show(run, baseline)
+        lines = 2 + min(len(run.drafted_at), _MOST_POSITIONS)
+        if lines != self._lines:
+            self._lines = lines
+            self.styles.height = max(lines, 4) + 2
 
     def render(self) -> Content:
         run, stats = self._run, self._run.stats
         width, height = self.content_size
         if not stats.drafted:
             text = "nothing drafted: the target goes token by token" if stats.rounds else "no rounds yet"
-            return Content.styled(text, "$text-muted")
+            return Content.styled(text, look.QUIET)
         room = max(width - 14, 4)
         total = look.rate(stats.accepted, stats.drafted, stats.rounds)
         mean = f"{stats.mean_acceptance_length:.2f}"
-        head = Content.assemble((total, "bold"), " accepted · ", (mean, "bold"), " tokens a forward")
+        head = Content.assemble((total, "bold"), " accepted · mean acceptance length ", (mean, "bold"))
         positions = list(zip(run.accepted_at, run.drafted_at, strict=False))
         fit = max(height - 2, 1)
         shown = positions if len(positions) <= fit else positions[: fit - 1]
         lines = [head]
         for number, (accepted, drafted) in enumerate(shown, 1):
             said = look.rate(accepted, drafted, stats.rounds)
-            bar = (look.bar(accepted / drafted, room), "$success")
-            lines.append(Content.assemble((f"{number:>2} ", "$text-muted"), bar, f" {said:>9}"))
+            bar = look.bar(accepted / drafted, room)
+            lines.append(Content.assemble((f"{number:>2} ", look.QUIET), bar, f" {said:>9}"))
         if len(shown) < len(positions):
-            lines.append(Content.styled(f"   … up to position {len(positions)}", "$text-muted"))
+            lines.append(Content.styled(f"   … up to position {len(positions)}", look.QUIET))
         spark = look.sparkline(run.accepted_recently, max(width - 11, 1))
-        lines.append(Content.assemble(("per round ", "$text-muted"), (spark, "$primary")))
+        lines.append(Content.assemble(("per round ", look.QUIET), (spark, "$primary")))
         return Content("\n").join(lines[:height])
 
 
@@ -91,31 +107,38 @@ class SpeedPane(Pane):
         parts = run.round_ms
         if parts is None or not stats.tokens_per_s:
             waiting = "reading the prompt" if run.started and not run.reasons else "no rounds yet"
-            return Content.styled(waiting, "$text-muted")
+            return Content.styled(waiting, look.QUIET)
         draft, verify, whole = parts
         width = max(self.content_size.width, 10)
-        speed = f"{stats.tokens_per_s:.1f}"
-        ratio = look.speedup(run, self._baseline)
-        style = "bold $text-warning" if "slower" in ratio else "bold $text-success"
-        plain = f"plain {self._baseline:.1f} tokens/s here" if self._baseline else "plain not measured yet"
+        slow = look.is_slower(run, self._baseline)
+        style = "bold $text-warning" if slow else "bold $text-success"
+        said = look.speedup(run, self._baseline)
         at = round(draft / whole * width) if whole else 0
         past = min(round((draft + verify) / whole * width), width) if whole else 0
         split = Content.assemble(
-            ("▒" * at, "$warning"), ("█" * (past - at), "$primary"), ("░" * (width - past), "$text-muted")
+            ("▒" * at, "$warning"), ("█" * (past - at), "$primary"), ("░" * (width - past), look.QUIET)
         )
         rest = max(whole - draft - verify, 0)
         return Content("\n").join(
             [
-                Content.assemble((speed, "bold"), " tokens/s  ", (ratio, style)),
-                Content.styled(plain, "$text-muted"),
+                Content.assemble((f"{stats.tokens_per_s:.1f}", "bold"), " tokens/s  ", (said, style)),
+                self._plain(slow),
                 split,
-                Content(f"round {whole:.1f} ms: ▒ draft {draft:.1f} █ verify {verify:.1f} ░ {rest:.1f}"),
+                Content(f"▒ draft {draft:.1f} ms  █ verify {verify:.1f} ms  ░ {rest:.1f} ms"),
                 Content.styled(
                     f"{stats.new_tokens} tokens · {stats.rounds} rounds · prompt {stats.prefill_s:.2f} s",
-                    "$text-muted",
+                    look.QUIET,
                 ),
             ]
         )
+
+    def _plain(self, slow: bool) -> Content:
+        """The speed compared with."""
+        known = f"plain decoding: {self._baseline:.1f} tokens/s" if self._baseline else ""
+        if slow:
+            text = "slower than plain decoding" + (f" ({self._baseline:.1f} tokens/s)" if known else "")
+            return Content.styled(text, "bold $text-warning")
+        return Content.styled(known or "plain decoding: not measured", look.QUIET)
 
 
 class Pulse(Pane):
@@ -128,17 +151,18 @@ class Pulse(Pane):
         run, stats = self._run, self._run.stats
         width = max(self.content_size.width, 20)
         if not run.recent:
-            return Content.styled(
-                "  what is drafted and accepted is shown here; F2 to F4 open panes", "$text-muted"
-            )
+            said = "what is drafted and accepted is shown here; F2 to F4 open panes"
+            return Content.styled(f"     {said}", look.QUIET)
         first = look.round_lines(run.recent[-1], width)[0]
         parts = [f"{stats.tokens_per_s:.1f} tokens/s" if stats.tokens_per_s else ""]
         if stats.drafted:
             parts.append(look.rate(stats.accepted, stats.drafted, stats.rounds) + " accepted")
         parts.append(look.speedup(run, self._baseline))
+        if look.is_slower(run, self._baseline):
+            parts.append("slower than plain")
         said = " · ".join(part for part in parts if part)
         spark = look.sparkline(run.accepted_recently, max(width - len(said) - 8, 1))
-        second = Content.assemble(("     " + said + "  ", "$text-muted"), (spark, "$primary"))
+        second = Content.assemble((f"     {said}  ", look.QUIET), (spark, "$primary"))
         return first + Content("\n") + second.truncate(width)
 
 
@@ -157,11 +181,33 @@ class Panes(Vertical):
 
 
 class Bar(Static):
-    """The line at the top: what is running."""
+    """The line at the top: what is in force, and at its right end what is being done."""
 
     def __init__(self) -> None:
-        super().__init__("specctl", id="bar", markup=False)
+        super().__init__("", id="bar", markup=False)
+        self._parts: list[str] = []
+        self._doing = ""
 
     def tell(self, *parts: str) -> None:
-        said = [safe_line(part) for part in parts if part]
-        self.update(Content.assemble((" specctl ", "bold reverse"), " " + " · ".join(said)))
+        """From the most general to what must not be missed: where it is too narrow, the second gives way."""
+        self._parts = [safe_line(part) for part in parts if part]
+        self._draw()
+
+    def do(self, what: str) -> None:
+        self._doing = safe_line(what)
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
+        parts, room = list(self._parts), self.size.width - 11
+        over = len(" · ".join(parts)) - room
+        if over > 0 and len(parts) > 2:
+            kept = max(len(parts[1]) - over - 1, 0)
+            parts[1:2] = [parts[1][:kept] + "…"] if kept > 3 else []
+        said = Content.assemble((" specctl ", "bold reverse"), " " + " · ".join(parts))
+        gap = self.size.width - said.cell_length - len(self._doing) - 1
+        if self._doing and gap > 1:
+            said += Content.assemble(" " * gap, (self._doing, "italic $text-accent"))
+        self.update(said)

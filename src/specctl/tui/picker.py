@@ -8,12 +8,14 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Footer, OptionList, Static
 from textual.widgets.option_list import Option
 
 from specctl.chat.engine import Offer
 from specctl.cli.safe_text import safe_line
+from specctl.tui import look
 
 
 class Picker(ModalScreen[str | None]):
@@ -28,7 +30,9 @@ class Picker(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="picker"):
-            yield Static("Which models shall it be? Enter fetches what is not on disk.", markup=False)
+            yield Static(
+                "Which models shall it be? Enter chooses, and fetches what is not on disk.", markup=False
+            )
             yield OptionList(*map(_option, self._offers), id="offers", markup=False)
         yield Footer()
 
@@ -43,6 +47,12 @@ class Picker(ModalScreen[str | None]):
 
 
 def _option(offer: Offer) -> Option:
-    size = "size unknown" if offer.bytes is None else f"{offer.bytes / 1e6:,.0f} MB"
     state = "on disk" if offer.on_disk else "to fetch"
-    return Option(safe_line(f"{offer.name:<24} {size:>12}  {state:<9} {offer.about}"), id=offer.name)
+    head = f"{safe_line(offer.name):<24} {_size(offer.bytes):>12}  {state}\n"
+    return Option(Content.assemble((head, "bold"), (safe_line(offer.about), look.QUIET)), id=offer.name)
+
+
+def _size(n_bytes: int | None) -> str:
+    if n_bytes is None:
+        return "size unknown"
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from textual import events
@@ -10,6 +11,7 @@ from textual.message import Message
 from textual.widgets import TextArea
 
 from specctl.cli.safe_text import safe_text
+from specctl.tui.hints import Hints
 
 _OURS = ("send", "newline", "complete")
 
@@ -18,7 +20,7 @@ class Prompt(TextArea):
     """Enter sends; Ctrl+J (and Shift+Enter, where the terminal can tell) begins a new line."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="send"),
+        Binding("enter", "send", "Send", id="send", show=False),
         Binding("ctrl+j,shift+enter", "newline", "New line", id="newline", show=False),
         Binding("up", "earlier", "Earlier", id="history.earlier", show=False),
         Binding("down", "later", "Later", id="history.later", show=False),
@@ -31,13 +33,11 @@ class Prompt(TextArea):
             super().__init__()
             self.text = text
 
-    class Complete(Message):
-        """Tab was pressed: put the best completion in."""
-
-    def __init__(self) -> None:
+    def __init__(self, sent: Sequence[str] = ()) -> None:
+        """`sent`: what was sent before, oldest first."""
         super().__init__(id="prompt", soft_wrap=True, placeholder="Ask something; / for commands")
-        self.sent: list[str] = []
-        self._at = 0
+        self.sent = list(sent)
+        self._at = len(self.sent)
 
     async def _on_key(self, event: events.Key) -> None:
         """Keys of ours before the editor's. Not as priority bindings: those overtake what was typed before them."""
@@ -53,12 +53,24 @@ class Prompt(TextArea):
         self.load_text(safe_text(text))
         self.move_cursor(self.document.end)
 
+    def remember(self, text: str) -> None:
+        """For Up and Down."""
+        if self.sent[-1:] != [text]:
+            self.sent.append(text)
+        self._at = len(self.sent)
+
+    @property
+    def _hints(self) -> Hints:
+        return self.screen.query_one(Hints)
+
     def action_send(self) -> None:
         text = self.text.strip()
         if not text:
             return
-        self.sent.append(text)
-        self._at = len(self.sent)
+        if (chosen := self._hints.chosen()) is not None and chosen != text:
+            self.fill(f"{chosen} ")
+            return
+        self.remember(text)
         self.load_text("")
         self.post_message(self.Sent(text))
 
@@ -66,7 +78,8 @@ class Prompt(TextArea):
         self.insert("\n")
 
     def action_complete(self) -> None:
-        self.post_message(self.Complete())
+        if (chosen := self._hints.chosen(otherwise=0)) is not None:
+            self.fill(f"{chosen} ")
 
     def action_delete_or_quit(self) -> None:
         if self.text:
@@ -75,14 +88,18 @@ class Prompt(TextArea):
             self.app.exit()
 
     def action_earlier(self) -> None:
-        if self.cursor_location[0] > 0:
+        if self._hints.is_open:
+            self._hints.move(-1)
+        elif self.cursor_location[0] > 0:
             self.action_cursor_up()
         elif self._at > 0:
             self._at -= 1
             self.fill(self.sent[self._at])
 
     def action_later(self) -> None:
-        if self.cursor_location[0] < self.document.line_count - 1:
+        if self._hints.is_open:
+            self._hints.move(1)
+        elif self.cursor_location[0] < self.document.line_count - 1:
             self.action_cursor_down()
         elif self._at < len(self.sent):
             self._at += 1

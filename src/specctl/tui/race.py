@@ -11,12 +11,15 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
 
 from specctl.chat.engine import Engine
 from specctl.chat.fold import Run, timeline
+from specctl.cli.safe_text import safe_line
 from specctl.events import Emitted, Event, Prefilled, Started
+from specctl.tui import look
 from specctl.tui.chat import UPDATES_PER_S
 from specctl.tui.panes import Bar
 from specctl.tui.talk import Answer, Talk
@@ -27,7 +30,7 @@ class Track(Vertical):
 
     def __init__(self, title: str) -> None:
         super().__init__(classes="track")
-        self.border_title = title
+        self.border_title = Content(safe_line(title))  # a plain string would be read as markup
         self._events: list[Event] = []
         self._times: list[float] = []
         self._at = 0
@@ -57,9 +60,9 @@ class Track(Vertical):
         stats = self._run.stats
         speed = f"{stats.tokens_per_s:.1f} tokens/s · " if stats.tokens_per_s else ""
         done = " · done" if at == len(self._events) else ""
-        self.query_one(".figures", Static).update(
-            f"{speed}{stats.new_tokens} tokens · {stats.decode_s:.1f} s{done}"
-        )
+        said = f"{speed}{stats.new_tokens} tokens · {stats.decode_s:.1f} s{done}"
+        bar = look.bar(at / max(len(self._events), 1), max(self.size.width - 4, 4), "$primary")
+        self.query_one(".figures", Static).update(Content.assemble(said, "\n", bar))
         return at == len(self._events)
 
 
@@ -92,13 +95,16 @@ class RaceScreen(Screen[None]):
         self.set_interval(1 / UPDATES_PER_S, self._tick)
         self._generate()
 
+    def on_unmount(self) -> None:
+        self._stop = True
+
     @work(thread=True, exclusive=True, group="engine", exit_on_error=False)
     def _generate(self) -> None:
         try:
             for event in self._engine.reply(self._messages, plain=True, cancelled=lambda: self._stop):
                 self._plain.append(event)
         except Exception as error:
-            self.call_later(self._say, f"plain decoding failed: {error}")
+            self.call_later(self._say, f"plain decoding failed: {safe_line(str(error))}")
             return
         if not self._stop:
             self.call_later(self.action_again)

@@ -51,7 +51,7 @@ class ReplayScreen(Screen[None]):
 
     def _load(self) -> None:
         self._exchange = self._found.conversation.exchanges[self._which]
-        self._events = self._exchange.events
+        self._events = list(self._exchange.events)
         self._times = timeline(self._events)
         self._stops = rounds(self._events)
         self._run = Run()
@@ -62,7 +62,9 @@ class ReplayScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Bar()
         with Horizontal(id="body"):
-            yield Talk()
+            talk = Talk()
+            talk.can_focus = False  # its own keys would take Home, End and the arrows from the replay
+            yield talk
             yield Panes()
         yield Pulse()
         yield Static(id="timeline", markup=False)
@@ -130,8 +132,8 @@ class ReplayScreen(Screen[None]):
         said = f" round {self._run.stats.rounds} · {self._run.seconds:.1f} s · {SPEEDS[self._speed]:g}× "
         room = max(width - len(said) - 2, 4)
         mark = "▶" if self._playing else "■"
-        done = look.bar(passed / max(total, 1), room)
-        self.query_one("#timeline", Static).update(Content(f"{mark} {done}{said}"))
+        done = look.bar(passed / max(total, 1), room, "$primary")
+        self.query_one("#timeline", Static).update(Content.assemble(f"{mark} ", done, said))
 
     async def action_play(self) -> None:
         if self._at == len(self._events):
