@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from specctl.decode.accept import ACCEPTORS
-from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, share_cache
+from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, midway, share_cache
 from specctl.decode.loop import Rules, decode
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
@@ -278,6 +278,7 @@ class Spy:
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
         self.needs = frozenset(drafter.needs)
+        self.midway = midway(drafter)
         self.rows: Sequence[Row] = []
         self.log: list[tuple[list[list[int]], Draft]] = []  # what rows had committed, and what was drafted
 

@@ -26,7 +26,7 @@ from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
-from specctl.profile.drafters import KangarooParams
+from specctl.profile.drafters import KangarooParams, MirrorParams
 from specctl.profile.schema import Profile
 
 __all__ = ["Message", "Request", "Session", "SessionInfo", "open_session"]
@@ -228,10 +228,15 @@ def _open_draft(
     """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
     if isinstance(profile.drafter, KangarooParams):
         return _open_adapter(profile.drafter, target), None
+    device = profile.device
+    if isinstance(profile.drafter, MirrorParams):
+        device = profile.drafter.draft_device or device
     if profile.drafter.takes_draft and folder is not None:
-        lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
+        lm = load(folder, name=name or "draft", dtype=profile.dtype, device=device, native=True)
     elif profile.drafter.drafts_itself:
         lm, folder = target, target_dir
+        if device != profile.device:
+            lm = load(folder, name=target.name, dtype=profile.dtype, device=device, native=True)
     else:
         return None, None
     if profile.draft is not None and profile.draft.trim is not None:

@@ -81,7 +81,7 @@ class FusedDecoder(nn.Module):
         self, given: Tensor | dict[str, Tensor] | None, cache: SlotCache | None, q: int
     ) -> Tensor | None:
         """`[n, 1, group * q, width]` for the stacked queries; None where every query sees every slot."""
-        if cache is not None and q == 1 and cache.window.common_start is not None:
+        if cache is not None and q == 1 and cache.window.chain and cache.window.common_start is not None:
             return None
         mask = given["full_attention"] if isinstance(given, dict) else given
         if mask is None:

@@ -20,6 +20,18 @@ PREFILL_CHUNK = 256
 """Rows a prefill forward. Eager attention keeps chunk x context scores a head, so this bounds memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A forward whose tokens are not a chain: several continuations of a row side by side.
+
+    `places` `[n, width]`: the position of the token in each slot; `sight` `[n, q, width]` bool: the slots a query
+    sees, its own among them. Its position is that of its own slot.
+    """
+
+    places: Tensor
+    sight: Tensor
+
+
 @dataclass(slots=True)
 class LM:
     """A model, where it lives, the fewest rows a forward may have, and which tokens it can say.
@@ -65,14 +77,20 @@ class LM:
         return SlotCache(self.n_layers)
 
     def forward(
-        self, cache: SlotCache, tokens: Sequence[Sequence[int]], rows: range, *, offset: int = 0
+        self,
+        cache: SlotCache,
+        tokens: Sequence[Sequence[int]],
+        rows: range,
+        *,
+        offset: int = 0,
+        tree: Tree | None = None,
     ) -> Tensor:
         """Run `tokens` `[n][q]` of `rows`, `offset` slots above what they have committed.
 
-        Returns logits `[n, q, vocab]`. Slots are written, nothing is committed.
+        With a `tree` q must not be below the row floor. Returns logits `[n, q, vocab]`. Slots are written, nothing is committed.
         """
         q = len(tokens[0])
-        out = self._run(self.module, cache, rows, q, offset, input_ids=self._padded(tokens))
+        out = self._run(self.module, cache, rows, q, offset, tree, input_ids=self._padded(tokens))
         # Dummy columns go through the head too: its product with a single row has other bits.
         return cast(Tensor, out.logits)[:, :q]
 
@@ -106,10 +124,17 @@ class LM:
 
     @torch.no_grad()
     def _run(
-        self, module: nn.Module, cache: SlotCache, rows: range, q: int, offset: int, **inputs: Tensor | int
+        self,
+        module: nn.Module,
+        cache: SlotCache,
+        rows: range,
+        q: int,
+        offset: int,
+        tree: Tree | None = None,
+        **inputs: Tensor | int,
     ) -> Any:
-        window = cache.open_window(rows, max(q, self.row_floor), offset)
-        positions, mask = geometry(self.config, window, self.dtype, self.device)
+        window = cache.open_window(rows, max(q, self.row_floor), offset, chain=tree is None)
+        positions, mask = geometry(self.config, window, self.dtype, self.device, tree)
         # Passed through to `plain_attention`; transformers' own functions ignore it.
         padded: dict[str, Any] = {"pads": window.pads} if any(window.pads) else {}
         return module(
@@ -136,7 +161,7 @@ class LM:
 
 
 def geometry(
-    config: Any, window: Window, dtype: torch.dtype, device: torch.device
+    config: Any, window: Window, dtype: torch.dtype, device: torch.device, tree: Tree | None = None
 ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
     """Positions `[n, q]` and additive masks `[n, 1, q, width]` of one forward.
 
@@ -150,6 +175,9 @@ def geometry(
     if any(window.pads):
         pads = torch.tensor(window.pads, device=device)[:, None, None, None]
         distance = (distance + pads).masked_fill(slots < pads, -1)
+    if tree is not None:
+        positions = tree.places.gather(1, positions)
+        distance = (positions[:, :, None] - tree.places[:, None]).masked_fill(~tree.sight, -1)[:, None]
     full = _additive(distance >= 0, dtype)
     size = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
