@@ -106,11 +106,11 @@ class Branched:
 
 @dataclass(frozen=True, slots=True)
 class Mirrored:
-    """Times of a round, for the whole batch, whose drafter drafts ahead: the target's two halves, and the branches.
+    """Times of a round whose drafter drafts ahead, for the whole batch: the target's two halves, and the branches.
 
-    `waited_s`: the part of `ahead_s` the target waited for. `modelled_s` is the round's critical path if the branches
-    had been drafted on another device beside the upper layers: a model, not a measurement, and None where they
-    really were. `failed`: why the drafting was done in place.
+    `waited_s`: the part of `ahead_s` the target waited for. `modelled_s` is the round's critical path if the
+    branches had been drafted on another device beside the upper layers: a model, not a measurement, and None where
+    they really were. `failed`: why the drafting was done in place.
     """
 
     kind: ClassVar[str] = "mirrored"

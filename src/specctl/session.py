@@ -19,6 +19,7 @@ from specctl.decode.target import Kept, Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
+from specctl.mirror.worker import Recipe, Worker
 from specctl.models import adapter as adapters
 from specctl.models import costs, trimmed
 from specctl.models.cheap import cheapened
@@ -59,6 +60,7 @@ class Session:
     eos: frozenset[int]
     costs: Costs | None = None
     kept: Kept | None = field(default=None, repr=False, compare=False)
+    worker: Worker | None = field(default=None, repr=False, compare=False)
 
     def encode(self, prompt: str, *, system: str | None, raw: bool) -> tuple[int, ...]:
         """Prompt to token ids, by the model's chat template or as it stands.
@@ -149,7 +151,9 @@ class Session:
 
     def drafter(self, sampler: Sampler) -> Drafter:
         """The profile's drafter with empty caches."""
-        parts = Parts(self.target, self.draft, sampler, self.eos, self.costs)
+        if self.worker is not None and self.worker.gone is not None:
+            self.worker = Worker(self.worker.recipe)  # until it has loaded, drafts are made in place
+        parts = Parts(self.target, self.draft, sampler, self.eos, self.costs, self.worker)
         return build_drafter(self.profile.drafter, parts)
 
     def rules(self, sampler: Sampler, batch_size: int = 1) -> Rules:
@@ -202,6 +206,7 @@ def open_session(
     native = profile.numerics == "native"
     if target is None:
         target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
+    worker = _open_worker(profile, target, draft_dir or target_dir, draft_name)
     draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
     note = None if native else _settle_numerics(target)
     if draft is not None and draft.reads:
@@ -217,9 +222,12 @@ def open_session(
         accept="greedy" if profile.sampling.temperature == 0 else profile.accept,
         exact=True,
     )
+    if worker is not None and not worker.started():
+        info = replace(info, draft_note="the draft's worker did not start: drafts are made in place")
     tokenizer = load_tokenizer(target_dir)
     known = costs.of(target, draft) if profile.drafter.method == "auto" else None
-    return Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer), known)
+    eos = _end_tokens(target, tokenizer)
+    return Session(profile, info, tokenizer, target, draft, eos, known, worker=worker)
 
 
 def _open_draft(
@@ -243,6 +251,26 @@ def _open_draft(
         head = trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size)
         lm = trimmed.trimmed(lm, head)
     return cheapened(lm, profile.quantize)
+
+
+def _open_worker(profile: Profile, target: LM, folder: Path, name: str | None) -> Worker | None:
+    """A process that loads the draft while this one goes on."""
+    params = profile.drafter
+    if not isinstance(params, MirrorParams) or params.overlap != "worker":
+        return None
+    trim = profile.draft.trim if profile.draft else None
+    device = params.draft_device or profile.device
+    recipe = Recipe(
+        str(folder),
+        name or target.name,
+        profile.dtype,
+        device,
+        profile.quantize,
+        trim,
+        target.vocab_size,
+        params.draft_threads,
+    )
+    return Worker(recipe)
 
 
 def _open_adapter(params: KangarooParams, target: LM) -> LM:

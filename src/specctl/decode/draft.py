@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from specctl.decode.sampling import Sampler
+from specctl.mirror.worker import Worker
 from specctl.models.cache import SlotCache
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
@@ -173,13 +174,17 @@ def midway(drafter: Drafter) -> Midway | None:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a drafter may be built from; `costs` are measured where they are None and needed."""
+    """What a drafter may be built from; `costs` are measured where they are None and needed.
+
+    `worker` drafts in a process of its own (`mirror/sites.py`).
+    """
 
     target: LM
     draft: LM | None
     sampler: Sampler
     eos: frozenset[int]
     costs: Costs | None = None
+    worker: Worker | None = None
 
 
 _REGISTRY = {

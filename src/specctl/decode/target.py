@@ -132,7 +132,6 @@ class Target:
             start = depth
         return Scored(self.lm.segment(self.cache, states, batch, start, None), hidden)
 
-
     def _interrupted(self, rows: Sequence[Row], tokens: list[list[int]], midway: Midway) -> Scored:
         """The drafter's call between two segments; the time it takes is in neither half."""
         batch = range(len(rows))

@@ -1,8 +1,8 @@
 """Mirror-SD: while the target verifies a draft, the next one is written for every verdict that is likely.
 
-The target stops half-way and is read out; what that says of the verdict, and the draft model's own second choices,
-are the verdicts to prepare for. If the real one is among them its continuation is the next draft, and drafting has cost
-nothing; if not, drafting goes on as with a draft model. Source: Mirror Speculative Decoding, reconstructed
+The target stops half-way and is read out. What that says of the verdict, and the draft model's own second choices,
+are the verdicts to prepare for. If the real one is among them its continuation is the next draft, and drafting has
+cost nothing; if not, drafting goes on as with a draft model. Source: Mirror Speculative Decoding, reconstructed
 (docs/methods/mirror.md).
 """
 
@@ -18,7 +18,7 @@ from specctl.decode.noise import Place
 from specctl.decode.sampling import Sampler
 from specctl.errors import RequestError
 from specctl.mirror.outcomes import Guess, ranked
-from specctl.mirror.sites import InThread, InTurn, Met, Site
+from specctl.mirror.sites import InProcess, InThread, InTurn, Met, Site
 from specctl.mirror.writer import Branch, Plan, Writer
 from specctl.models.cache import SlotCache
 from specctl.profile.drafters import MirrorParams
@@ -43,7 +43,7 @@ class Mirror:
         trust = TRUST if depth < parts.target.n_layers else 1.0
         plan = Plan(params.candidates, params.branches, params.draft_tokens, trust)
         self._writer = Writer(parts.draft, parts.target.vocab_size, _sampler(params, parts), parts.eos, plan)
-        self._site: Site = InThread(self._writer) if params.overlap == "thread" else InTurn(self._writer)
+        self._site = _site(params, parts, self._writer, plan)
         self._headless = SlotCache(0)  # positions for the read-out, which has no layers
         self._next: list[Branch | None] = []  # a slot's draft, if it was made ahead
         self._drafts: list[Branch] = []
@@ -73,7 +73,9 @@ class Mirror:
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         if self.midway is None:
             return
-        verdicts = [self._verdict(slot, row, n) for slot, (row, n) in enumerate(zip(rows, accepted, strict=True))]
+        verdicts = [
+            self._verdict(slot, row, n) for slot, (row, n) in enumerate(zip(rows, accepted, strict=True))
+        ]
         met = self._site.meet(rows, verdicts)
         self._next[: len(rows)] = met.branches
         self._ahead = self._account(met, verdicts, scored)
@@ -144,6 +146,13 @@ def _depth(params: MirrorParams, parts: Parts) -> int:
             hint=f"it has {most} layers: choose 1 to {most}",
         )
     return depth
+
+
+def _site(params: MirrorParams, parts: Parts, writer: Writer, plan: Plan) -> Site:
+    if params.overlap == "worker" and parts.worker is not None:
+        settings = (parts.sampler.law, parts.sampler.coupled, parts.eos, plan)
+        return InProcess(parts.worker, writer, settings, params.patience)
+    return InThread(writer) if params.overlap == "thread" else InTurn(writer)
 
 
 def _sampler(params: MirrorParams, parts: Parts) -> Sampler:

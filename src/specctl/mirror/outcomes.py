@@ -1,8 +1,8 @@
 """Which verdicts on a draft are worth preparing for.
 
 A verdict is a key: how many tokens were accepted, and the token the target adds behind them. What is likely is read
-off the target's early exit and the draft's own laws. Numbers only: whatever is chosen, the output stays the same,
-and only the rate of hits changes. Source: Mirror Speculative Decoding, and the keys of `ssd` (docs/methods/mirror.md).
+off the target's early exit and the draft's own laws. Whatever is chosen, the output stays the same, and only the
+rate of hits changes. Source: Mirror Speculative Decoding, and the keys of `ssd` (docs/methods/mirror.md).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Guess:
 def ranked(scores: Tensor, at: Sequence[Place], sampler: Sampler, n: int) -> tuple[list[Ranked], Tensor]:
     """The n likeliest tokens of each row of scores `[m, vocab]`, and the chances `[m, vocab]` they come from.
 
-    Where draft and target share their noise it is part of what is known: the order is that of the draws, and chances
-    halve from one to the next.
+    Where draft and target share their noise it is part of what is known: the order is that of the draws, and
+    chances halve from one to the next.
     """
     chances = scores.softmax(dim=-1) if sampler.law.greedy else sampler.law.probabilities(scores)
     n = min(n, scores.shape[-1])
@@ -61,8 +61,8 @@ def choose(
 ) -> list[Key]:
     """At most so many keys, `candidates` a slot and `branches` in all: the likeliest verdicts.
 
-    `guesses` are weighted; the first one's own favourite is taken in any case, so an exit at the top, which knows the
-    verdict, always hits. The drafted token itself is no outcome of its slot: it would have been accepted.
+    `guesses` are weighted; the first one's own favourite is taken in any case, so an exit at the top, which knows
+    the verdict, always hits. The drafted token itself is no outcome of its slot: it would have been accepted.
     """
     chances: dict[Key, float] = {}
     reached = 1.0

@@ -6,14 +6,17 @@ the branches that were drafted for them come back (`meet`).
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 from specctl.decode.draft import Key, Row
 from specctl.mirror.outcomes import Guess
+from specctl.mirror.worker import Worker
 from specctl.mirror.writer import Branch, Writer
 
 
@@ -106,3 +109,81 @@ class InThread:
         waited = perf_counter() - begun
         keys = self._writer.keys
         return Met(self._writer.take(verdicts), keys, spent, min(waited, spent))
+
+
+class InProcess:
+    """A worker beside the target's process. Where it has died, or is late, this round is drafted in place.
+
+    The writer in place reads what it lacks when it is first needed.
+    """
+
+    overlaps = True
+    _numbers = itertools.count()
+
+    def __init__(self, worker: Worker, local: Writer, settings: Sequence[Any], patience: float) -> None:
+        """`settings`: law, coupled, eos and plan, as `Office.open` takes them."""
+        self._worker, self._local, self._patience = worker, local, patience
+        self._at = next(self._numbers)
+        self._asked: int | None = None
+        self._failed: str | None = None
+        worker.tell("open", self._at, *settings)
+        weakref.finalize(self, worker.tell, "close", self._at)
+
+    def begin(self, row: Row) -> None:
+        unread = len(row.ids) - 1
+        request = replace(row.request, max_new_tokens=row.request.max_new_tokens + unread)
+        self._local.begin(Row(row.index, request, row.ids[:1]))
+        self._worker.tell("begin", self._at, _slim(row))
+
+    def write(self, rows: Sequence[Row], room: Sequence[int]) -> list[Branch]:
+        self._failed = None
+        if not any(room):
+            return [Branch() for _ in rows]
+        made: list[Branch] | None = self._answer(self._ask("write", [_slim(row) for row in rows], room))
+        return self._local.write(rows, room) if made is None else made
+
+    def start(
+        self, rows: Sequence[Row], drafts: Sequence[Branch], exits: Sequence[Guess], budget: Sequence[int]
+    ) -> None:
+        bare = [replace(draft, q=None) for draft in drafts]
+        self._asked = self._ask("branch", [_slim(row) for row in rows], bare, exits, budget)
+
+    def meet(self, rows: Sequence[Row], verdicts: Sequence[Key | None]) -> Met:
+        begun = perf_counter()
+        answer: tuple[list[list[Key]], float] | None = self._answer(self._asked)
+        waited = perf_counter() - begun
+        keys, spent = answer or ([[] for _ in rows], 0.0)
+        hits = [verdict if verdict in own else None for verdict, own in zip(verdicts, keys, strict=True)]
+        branches: list[Branch | None] | None = [None for _ in rows]
+        if any(hits):
+            branches = self._answer(self._ask("take", hits))
+        failed, self._failed = self._failed, None
+        return Met(branches or [None for _ in rows], keys, spent, min(waited, spent), failed)
+
+    def swap(self, one: int, other: int) -> None:
+        self._local.swap(one, other)
+        self._worker.tell("swap", self._at, one, other)
+
+    def drop(self, slot: int) -> None:
+        self._local.drop(slot)
+        self._worker.tell("drop", self._at, slot)
+
+    def _ask(self, what: str, *args: Any) -> int | None:
+        """A question's number; None if the worker is not there to answer."""
+        if self._worker.ready:
+            return self._worker.ask(what, self._at, *args)
+        self._failed = self._worker.gone or "the worker is late"
+        return None
+
+    def _answer(self, number: int | None) -> Any | None:
+        if number is None:
+            return None
+        answer = self._worker.wait(number, self._patience)
+        if answer is None:
+            self._failed = self._worker.gone or "the worker is late"
+        return answer
+
+
+def _slim(row: Row) -> Row:
+    """The ids are enough: the prompt is in them."""
+    return Row(row.index, replace(row.request, prompt=()), list(row.ids))

@@ -7,7 +7,7 @@ branch only (`models/lm.py:Tree`). The branch of the verdict that comes is moved
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -128,9 +128,7 @@ class Writer:
     ) -> None:
         """Go on from each row's draft, for the verdicts that are likely; `budget` is that of the draft's round."""
         own = self._complete(rows, drafts)
-        self._twigs = [
-            self._keys(*one) for one in zip(rows, drafts, exits, own, budget, strict=True)
-        ]
+        self._twigs = [self._keys(*one) for one in zip(rows, drafts, exits, own, budget, strict=True)]
         width = max(map(len, self._twigs), default=0)
         if width:
             self._grow(rows, max(width, self._lm.row_floor))
@@ -157,12 +155,13 @@ class Writer:
         return twig.done()
 
     def _complete(self, rows: Sequence[Row], drafts: Sequence[Branch]) -> list[Guess]:
-        """Read each draft's last token too: what the draft says behind it is its guess at the target's own token."""
+        """Read each draft's last token too: what the draft says behind it is its guess at the target's token."""
         live = [bool(draft.tokens) for draft in drafts]
         if not any(live):
             return [draft.guess for draft in drafts]
-        logits = self._feed([draft.tokens[-1] if draft.tokens else 0 for draft in drafts], live)
         ids = [row.ids + draft.tokens for row, draft in zip(rows, drafts, strict=True)]
+        whole = [replace(row, ids=one) for row, one in zip(rows, ids, strict=True)]
+        logits = self._catch_up(whole, live)
         best = self._ranked(self._scores(logits, ids), ids, rows)[0]
         return [
             Guess([*draft.guess.slots, one], draft.guess.drafted) if draft.tokens else draft.guess
@@ -178,7 +177,7 @@ class Writer:
             accepted, token = key
             ids = [*row.ids, *draft.tokens[:accepted], token]
             room = min(budget - accepted - 1, plan.draft_tokens, self._lm.context_length - len(ids))
-            ends = token in self._eos or draft.tokens[-1] in self._eos and accepted == len(draft.tokens)
+            ends = token in self._eos or (draft.tokens[-1] in self._eos and accepted == len(draft.tokens))
             if room > 0 and not ends:
                 twigs.append(_Twig(key, ids, room))
         return twigs
@@ -266,7 +265,7 @@ class Writer:
     def _draw(
         self, logits: Tensor, ids: Sequence[list[int]], rows: Sequence[Row]
     ) -> tuple[list[int], list[Ranked], list[float], Tensor | None]:
-        """The next token behind each of `ids`, the likeliest ones, its own chance, and the law it was drawn from."""
+        """The next token behind each of `ids`, the likeliest ones, its own chance, and the law it comes from."""
         scores = self._scores(logits, ids)
         at = [Place(row.request.seed, len(one)) for row, one in zip(rows, ids, strict=True)]
         chosen, q = self._sampler.draft_tokens(scores, at)

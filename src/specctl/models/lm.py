@@ -87,7 +87,8 @@ class LM:
     ) -> Tensor:
         """Run `tokens` `[n][q]` of `rows`, `offset` slots above what they have committed.
 
-        With a `tree` q must not be below the row floor. Returns logits `[n, q, vocab]`. Slots are written, nothing is committed.
+        With a `tree`, q must not be below the row floor. Returns logits `[n, q, vocab]`. Slots are written,
+        nothing is committed.
         """
         q = len(tokens[0])
         out = self._run(self.module, cache, rows, q, offset, tree, input_ids=self._padded(tokens))

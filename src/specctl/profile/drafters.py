@@ -123,7 +123,9 @@ class MirrorParams(Method):
     draft_device: str | None = Field(
         default=None, max_length=16, description="the draft's device; null: the target's"
     )
-    draft_threads: int = Field(default=1, ge=1, le=64, description="the worker's threads; the target has the rest")
+    draft_threads: int = Field(
+        default=1, ge=1, le=64, description="the worker's threads; the target has the rest"
+    )
     patience: float = Field(
         default=2.0, gt=0, le=600, description="seconds to wait for the worker before drafting in place"
     )
