@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from specctl.decode.stats import Stats
-from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Started, Timed, Verified
+from specctl.events import Branched, Drafted, Emitted, Event, Finished, Prefilled, Started, Timed, Verified
 
 RECENT = 256
 """Rounds kept for drawing. Figures count all of them."""
@@ -15,13 +15,18 @@ RECENT = 256
 
 @dataclass(slots=True)
 class Round:
-    """One row's round. `accepted` is None until the target has judged; `bonus` is its own token."""
+    """One row's round. `accepted` is None until the target has judged; `bonus` is its own token.
+
+    `branches`: verdicts that were drafted for ahead; `hit`: whether the one that came was among them.
+    """
 
     row: int
     number: int
     pieces: tuple[str, ...]
     accepted: int | None = None
     bonus: str = ""
+    branches: int = 0
+    hit: bool | None = None
 
 
 class Run:
@@ -49,6 +54,8 @@ class Run:
                 self._verified(event)
             case Emitted():
                 self.chunks.setdefault(event.row, []).append(event.text)
+            case Branched():
+                self._branched(event)
             case Timed():
                 self.forwards += 1
             case Finished():
@@ -63,10 +70,16 @@ class Run:
             self.drafted_at[position] += 1
 
     def _verified(self, event: Verified) -> None:
-        for one in reversed(self.recent):
-            if (one.row, one.number) == (event.row, event.round):
-                one.accepted, one.bonus = event.accepted, event.bonus_piece
-                return
+        if (one := self._round(event.row, event.round)) is not None:
+            one.accepted, one.bonus = event.accepted, event.bonus_piece
+
+    def _branched(self, event: Branched) -> None:
+        if (one := self._round(event.row, event.round)) is not None:
+            one.branches, one.hit = len(event.keys), event.hit
+
+    def _round(self, row: int, number: int) -> Round | None:
+        found = (one for one in reversed(self.recent) if (one.row, one.number) == (row, number))
+        return next(found, None)
 
     def text(self, row: int = 0) -> str:
         return "".join(self.chunks.get(row, ()))

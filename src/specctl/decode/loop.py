@@ -137,7 +137,10 @@ def _round(
     round_s = align_s + draft_s + perf_counter() - begun
     yield from events
     if (call := midway(drafter)) is not None:
-        yield from _ahead(call.report(), indices, number, round_s)
+        ahead = call.report()
+        yield from _ahead(ahead, indices, number, round_s)
+        if not ahead.overlaps:
+            verify_s, draft_s = verify_s - ahead.spent_s, draft_s + ahead.spent_s
     yield Timed(number, monotonic_ns(), n_rows, draft_s, verify_s, round_s, align_s, realigned)
 
 

@@ -33,7 +33,11 @@ def chips(one: Round) -> list[Content]:
     if one.accepted is None:
         return [chip(piece, PENDING) for piece in one.pieces] or [Content.styled("…", PENDING)]
     styles = [ACCEPTED] * one.accepted + [REJECTED] * (len(one.pieces) - one.accepted)
-    return [*(chip(p, s) for p, s in zip(one.pieces, styles, strict=True)), chip(one.bonus, BONUS)]
+    shown = [*(chip(p, s) for p, s in zip(one.pieces, styles, strict=True)), chip(one.bonus, BONUS)]
+    if one.branches:
+        said = "" if one.hit is None else " hit" if one.hit else " miss"
+        shown.append(Content.styled(f"‹{one.branches} ahead{said}›", "$text-muted"))
+    return shown
 
 
 def verdict(one: Round) -> str:
