@@ -190,15 +190,8 @@ def run(
     drafter = drafter or Nothing()
     longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
     target = target or Target(lm, slots=batch_size, capacity=longest, captures=frozenset(drafter.needs))
-    rules = Rules(
-        accept=ACCEPTORS[accept],
-        sampler=sampler,
-        eos=eos,
-        context_length=lm.context_length,
-        render=render,
-        batch_size=batch_size,
-        schedule=schedule,
-        window=window,
+    rules = replace(
+        run_rules(lm, accept, sampler, eos), batch_size=batch_size, schedule=schedule, window=window
     )
     events: list[Event] = []
     for event in decode(target, drafter, requests, rules, cancelled=cancelled):
@@ -213,6 +206,11 @@ def run(
         elif isinstance(event, Finished):
             reasons[event.row] = event.reason
     return tokens, reasons, events
+
+
+def run_rules(lm: LM, accept: str, sampler: Sampler, eos: frozenset[int] = frozenset()) -> Rules:
+    """The rules `run` decodes by, one row at a time."""
+    return Rules(ACCEPTORS[accept], sampler, eos, lm.context_length, render)
 
 
 def render(tokens: Sequence[int]) -> str:

@@ -17,7 +17,7 @@ from specctl.models import views
 from specctl.models.cache import SlotCache
 from specctl.models.lm import LM
 
-KINDS = ["llama", "qwen3", "gemma2", "gemma3_text"]
+KINDS = ["llama", "qwen3", "gemma2", "gemma3_text", "granite"]
 CUTS = [(0, 1, 3, None), (0, 2, None), (0, 4, None), (0, None)]
 
 

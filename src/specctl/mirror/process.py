@@ -100,16 +100,21 @@ def _answer(outlet: IO[bytes], number: int, said: Any) -> None:
     outlet.flush()
 
 
-def main() -> None:
-    inlet, outlet = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # What libraries print must not get between the answers.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def until_the_end(inlet: IO[bytes], outlet: IO[bytes]) -> None:
+    """Serve; what goes wrong is the last answer."""
     try:
         serve(inlet, outlet)
     except BrokenPipeError:
         pass
     except Exception as error:
         _answer(outlet, -1, f"the worker failed ({type(error).__name__})")
+
+
+def main() -> None:
+    inlet, outlet = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # What libraries print must not get between the answers.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    until_the_end(inlet, outlet)
 
 
 if __name__ == "__main__":

@@ -126,8 +126,9 @@ def _send(pipe: IO[bytes], box: queue.SimpleQueue[Any]) -> None:
 
 def _receive(pipe: IO[bytes], box: queue.SimpleQueue[tuple[int, Any]]) -> None:
     try:
-        while True:
-            box.put(pickle.load(pipe))
+        with pipe:
+            while True:
+                box.put(pickle.load(pipe))
     except Exception:  # a worker that is killed while it writes leaves anything at all
         box.put((-1, "the worker died"))
 

@@ -21,6 +21,8 @@ def segment(module: nn.Module, start: int, stop: int | None) -> nn.Module:
     """
     base = shallow_copy(_base(module))
     _set_layers(base, slice(start, stop))
+    if start and hasattr(base, "embedding_multiplier"):
+        base.embedding_multiplier = 1.0  # Granite scales whatever comes in, and states are scaled already
     if stop is not None:
         base._modules["norm"] = nn.Identity()
         return base
