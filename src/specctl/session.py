@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
+
+import torch
 
 from specctl import __version__
 from specctl.decode.accept import ACCEPTORS
@@ -141,7 +144,7 @@ class Session:
             kept=kept,
         )
         events = decode(target, drafter, requests, rules, cancelled=cancelled)
-        return target, annotate(events, self.tokenizer, requests)
+        return target, annotate(_beside(self.worker, events), self.tokenizer, requests)
 
     def sampler(self) -> Sampler:
         """The profile's law of the next token, with keyed noise."""
@@ -208,7 +211,8 @@ def open_session(
         target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
     worker = _open_worker(profile, target, draft_dir or target_dir, draft_name)
     draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
-    note = None if native else _settle_numerics(target)
+    with _threads_left(worker):
+        note = None if native else _settle_numerics(target)
     if draft is not None and draft.reads:
         draft.row_floor = target.row_floor  # its states come from the target, so its drafts repeat as well
     info = SessionInfo(
@@ -251,6 +255,24 @@ def _open_draft(
         head = trimmed.read(Path(profile.draft.trim), lm, folder, target.vocab_size)
         lm = trimmed.trimmed(lm, head)
     return cheapened(lm, profile.quantize)
+
+
+@contextmanager
+def _threads_left(worker: Worker | None) -> Iterator[None]:
+    """The target computes with the threads a worker leaves, one at least, so both have cores of their own."""
+    whole = torch.get_num_threads()
+    if worker is not None:
+        torch.set_num_threads(max(whole - worker.recipe.threads, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(whole)
+
+
+def _beside(worker: Worker | None, events: Iterator[Event]) -> Iterator[Event]:
+    """Decoding with the threads that are left."""
+    with _threads_left(worker):
+        yield from events
 
 
 def _open_worker(profile: Profile, target: LM, folder: Path, name: str | None) -> Worker | None:

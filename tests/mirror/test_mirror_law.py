@@ -105,24 +105,30 @@ def test_the_law_is_the_targets() -> None:
 
 
 def law_of_another_branch(patch: pytest.MonkeyPatch) -> None:
-    """As a neighbour's would be: the same chances, of other tokens."""
+    """As a neighbour's would be: the same tokens with other chances."""
     right = Writer._adopt
 
     def adopt(self: Writer, slot: int, twig: _Twig) -> Branch:
-        twig.laws = [law.flip(0) for law in twig.laws]
+        twig.laws = [law.square() / law.square().sum() for law in twig.laws]
         return right(self, slot, twig)
 
     patch.setattr(Writer, "_adopt", adopt)
 
 
-def tokens_without_their_law(patch: pytest.MonkeyPatch) -> None:
-    """The target is told the likeliest tokens were chosen, although they were drawn."""
-    patch.setattr(Mirror, "_laws", lambda self: None)
+def branches_to_please(patch: pytest.MonkeyPatch) -> None:
+    """A branch is thrown away for what it says."""
+    right = Writer._adopt
+
+    def adopt(self: Writer, slot: int, twig: _Twig) -> Branch:
+        likely = twig.laws[0].argmax() == twig.branch.tokens[0]
+        return right(self, slot, twig) if likely else None  # type: ignore[return-value]
+
+    patch.setattr(Writer, "_adopt", adopt)
 
 
 @pytest.mark.parametrize(
     "plant",
-    [law_of_another_branch, tokens_without_their_law],
+    [law_of_another_branch, branches_to_please],
     ids=lambda plant: f"planted-{plant.__name__}",
 )
 def test_a_wrong_law_is_seen(

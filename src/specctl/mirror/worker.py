@@ -16,7 +16,7 @@ import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 _START_S = 300.0
 """Loading may have to wait for a disk."""
@@ -32,7 +32,7 @@ class Recipe:
     name: str
     dtype: str
     device: str
-    quantize: str | None
+    quantize: Literal["int8", "int4"] | None
     trim: str | None
     vocab_size: int
     threads: int

@@ -19,13 +19,14 @@ def segment(module: nn.Module, start: int, stop: int | None) -> nn.Module:
     A segment takes `input_ids` `[n, q]` when it starts at 0, else `inputs_embeds` `[n, q, H]`. It returns
     transformers' own output: `last_hidden_state`, or `logits` for the last one.
     """
-    base = shallow_copy(_base(module))
+    base: Any = shallow_copy(_base(module))
     _set_layers(base, slice(start, stop))
     if start and hasattr(base, "embedding_multiplier"):
         base.embedding_multiplier = 1.0  # Granite scales whatever comes in, and states are scaled already
     if stop is not None:
         base._modules["norm"] = nn.Identity()
-        return base
+        view: nn.Module = base
+        return view
     whole = shallow_copy(module)
     whole._modules[str(module.base_model_prefix)] = base
     return whole
