@@ -5,8 +5,8 @@
     python benchmarks/mirror.py QUESTIONS --devices devices.yaml
     python benchmarks/mirror.py QUESTIONS --kills 20
 
-Every prompt is answered by plain decoding, by the draft model and by Mirror in turns, greedily. In turn (the default)
-nothing overlaps: seconds of two devices are modelled, of two devices as fast as this one, or of those in a YAML table.
+Every prompt is answered by plain decoding, by the draft model and by Mirror in turns, greedily. With overlap `none`
+(the default) seconds of two devices are modelled: as fast as this one, or as a YAML table says.
 """
 
 from __future__ import annotations
