@@ -23,8 +23,8 @@ from specctl.mirror.writer import Branch, Plan, Writer
 from specctl.models.cache import SlotCache
 from specctl.profile.drafters import MirrorParams
 
-TRUST = 0.5
-"""Weight of the exit's guesses beside the draft's own (measured, docs/methods/mirror.md)."""
+TRUST = 0.1
+"""Weight of the exit's guesses beside the draft's own: untrained, an exit below the top is often surely wrong."""
 
 
 class Mirror:
