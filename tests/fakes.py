@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from specctl.decode.accept import ACCEPTORS
-from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, share_cache
+from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, midway, share_cache
 from specctl.decode.loop import Rules, decode
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
@@ -194,12 +194,8 @@ def run(
     drafter = drafter or Nothing()
     longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
     target = target or Target(lm, slots=batch_size, capacity=longest, captures=frozenset(drafter.needs))
-    rules = Rules(
-        accept=ACCEPTORS[accept],
-        sampler=sampler,
-        eos=eos,
-        context_length=lm.context_length,
-        render=render,
+    rules = replace(
+        run_rules(lm, accept, sampler, eos),
         batch_size=batch_size,
         schedule=schedule,
         window=window,
@@ -218,6 +214,11 @@ def run(
         elif isinstance(event, Finished):
             reasons[event.row] = event.reason
     return tokens, reasons, events
+
+
+def run_rules(lm: LM, accept: str, sampler: Sampler, eos: frozenset[int] = frozenset()) -> Rules:
+    """The rules `run` decodes by, one row at a time."""
+    return Rules(ACCEPTORS[accept], sampler, eos, lm.context_length, render)
 
 
 def render(tokens: Sequence[int]) -> str:
@@ -283,6 +284,7 @@ class Spy:
     def __init__(self, drafter: Drafter) -> None:
         self.drafter = drafter
         self.needs = frozenset(drafter.needs)
+        self.midway = midway(drafter)
         self.rows: Sequence[Row] = []
         self.log: list[tuple[list[list[int]], Draft]] = []  # what rows had committed, and what was drafted
 

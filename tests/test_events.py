@@ -22,6 +22,9 @@ _STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),
     "float": st.floats(0, 1e6),
     "str | None": st.none() | _text,
+    "bool | None": st.none() | st.booleans(),
+    "float | None": st.none() | st.floats(0, 1e6),
+    "tuple[tuple[int, int], ...]": st.lists(st.tuples(_number, _number), max_size=5).map(tuple),
     "tuple[int, ...]": _tokens,
     "tuple[float, ...]": st.lists(st.floats(0, 1), max_size=5).map(tuple),
     "tuple[str, ...]": st.lists(_text, max_size=5).map(tuple),
@@ -45,7 +48,7 @@ def test_every_event_survives_json(event: Event) -> None:
 
 def test_the_kinds_are_distinct() -> None:
     kinds = [kind.kind for kind in get_args(Event)]
-    assert len(set(kinds)) == len(kinds) == 7
+    assert len(set(kinds)) == len(kinds) == 9
 
 
 @pytest.mark.parametrize(

@@ -53,16 +53,17 @@ BAD = {
     ),
     "no method": (
         HEAD + "drafter: {draft_tokens: 3}\n",
-        "4: drafter: `method` is missing; one of none, draft-model, self, ngram, kangaroo, s2d, auto",
+        "4: drafter: `method` is missing; one of none, draft-model, self, ngram, kangaroo, s2d, mirror, auto",
     ),
     "unknown method": (
         HEAD + "drafter:\n  method: n-gram\n",
         "5: drafter.method: `n-gram` is not a method; did you mean `ngram`? "
-        "(known: none, draft-model, self, ngram, kangaroo, s2d, auto)",
+        "(known: none, draft-model, self, ngram, kangaroo, s2d, mirror, auto)",
     ),
     "unlikely method": (
         HEAD + "drafter: {method: [1]}\n",
-        "4: drafter.method: `[1]` is not a method (known: none, draft-model, self, ngram, kangaroo, s2d, auto)",
+        "4: drafter.method: `[1]` is not a method "
+        "(known: none, draft-model, self, ngram, kangaroo, s2d, mirror, auto)",
     ),
     "unknown key": (NGRAM + "temperatur: 1\n", "5: temperatur: is not a known key"),
     "near key": (

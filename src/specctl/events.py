@@ -94,6 +94,42 @@ class Emitted:
 
 
 @dataclass(frozen=True, slots=True)
+class Branched:
+    """Continuations drafted for a row while its draft was being verified (Mirror-SD).
+
+    `keys` are the verdicts that were prepared for: how many tokens are accepted, and the target's own token behind
+    them. `hit`: the verdict was one of them, so the next draft is there already; None: there will be no next draft.
+    """
+
+    kind: ClassVar[str] = "branched"
+    row: int
+    round: int
+    t_ns: int
+    keys: tuple[tuple[int, int], ...]
+    hit: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """Times of a round whose drafter drafts ahead, for the whole batch: the target's two halves, and the branches.
+
+    `waited_s`: the part of `ahead_s` the target waited for. `modelled_s` is the round's critical path if the
+    branches had been drafted on another device beside the upper layers: a model, not a measurement, and None where
+    they really were. `failed`: why the drafting was done in place.
+    """
+
+    kind: ClassVar[str] = "mirrored"
+    round: int
+    t_ns: int
+    lower_s: float
+    upper_s: float
+    ahead_s: float
+    waited_s: float
+    modelled_s: float | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Timed:
     """Closes a round for the whole batch. Time the consumer of the stream takes is in none of these.
 
@@ -126,7 +162,7 @@ class Finished:
     text: str = ""
 
 
-Event = Started | Prefilled | Drafted | Verified | Emitted | Timed | Finished
+Event = Started | Prefilled | Drafted | Verified | Emitted | Branched | Mirrored | Timed | Finished
 _BY_KIND: dict[str, type] = {cls.kind: cls for cls in get_args(Event)}
 
 
@@ -143,6 +179,8 @@ def from_json(data: dict[str, Any]) -> Event:
     for name in ("tokens", "prompt", "pieces", "p", "q"):
         if name in fields:
             fields[name] = tuple(fields[name])
+    if "keys" in fields:
+        fields["keys"] = tuple(tuple(key) for key in fields["keys"])
     try:
         event: Event = cls(**fields)
     except TypeError as error:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any
+
+import torch
 
 from specctl import __version__
 from specctl.decode.accept import ACCEPTORS
@@ -19,13 +22,14 @@ from specctl.decode.target import Kept, Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
+from specctl.mirror.worker import Recipe, Worker
 from specctl.models import adapter as adapters
 from specctl.models import cheap, costs, sorted_draft, trimmed
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
-from specctl.profile.drafters import KangarooParams, S2DParams
+from specctl.profile.drafters import KangarooParams, MirrorParams, S2DParams
 from specctl.profile.schema import Profile
 
 __all__ = ["Message", "Request", "Session", "SessionInfo", "open_session"]
@@ -58,6 +62,7 @@ class Session:
     eos: frozenset[int]
     costs: Costs | None = None
     kept: Kept | None = field(default=None, repr=False, compare=False)
+    worker: Worker | None = field(default=None, repr=False, compare=False)
 
     def encode(self, prompt: str, *, system: str | None, raw: bool) -> tuple[int, ...]:
         """Prompt to token ids, by the model's chat template or as it stands.
@@ -133,7 +138,7 @@ class Session:
         capacity = min(longest, self.target.context_length) + 1
         target = self.make_target(len(first), capacity, drafter.needs, kept)
         events = decode(target, drafter, requests, rules, cancelled=cancelled)
-        return target, annotate(events, self.tokenizer, requests)
+        return target, annotate(_beside(self.worker, events), self.tokenizer, requests)
 
     def make_target(
         self, slots: int, capacity: int, needs: frozenset[int], kept: Kept | None = None
@@ -150,7 +155,9 @@ class Session:
     def drafter(self, sampler: Sampler, rows: int = 1) -> Drafter:
         """The profile's drafter with empty caches, for rounds of up to `rows`."""
         self.weigh(rows)
-        parts = Parts(self.target, self.draft, sampler, self.eos, self.costs, rows)
+        if self.worker is not None and self.worker.gone is not None:
+            self.worker = Worker(self.worker.recipe)  # until it has loaded, drafts are made in place
+        parts = Parts(self.target, self.draft, sampler, self.eos, self.costs, rows, self.worker)
         return build_drafter(_looking(self.profile), parts)
 
     def weigh(self, rows: int) -> None:
@@ -209,8 +216,10 @@ def open_session(
     native = profile.numerics == "native"
     if target is None:
         target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
+    worker = _open_worker(profile, target, draft_dir or target_dir, draft_name)
     draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
-    note = None if native else _settle_numerics(target)
+    with _threads_left(worker):
+        note = None if native else _settle_numerics(target)
     if draft is not None and draft.reads:
         draft.row_floor = target.row_floor  # its states come from the target, so its drafts repeat as well
     info = SessionInfo(
@@ -224,8 +233,10 @@ def open_session(
         accept="greedy" if profile.sampling.temperature == 0 else profile.accept,
         exact=True,
     )
+    if worker is not None and not worker.started():
+        info = replace(info, draft_note="the draft's worker did not start: drafts are made in place")
     tokenizer = load_tokenizer(target_dir)
-    session = Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer))
+    session = Session(profile, info, tokenizer, target, draft, _end_tokens(target, tokenizer), worker=worker)
     session.weigh(1)
     return session
 
@@ -236,10 +247,15 @@ def _open_draft(
     """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
     if isinstance(profile.drafter, KangarooParams):
         return _open_adapter(profile.drafter, target), None
+    device = profile.device
+    if isinstance(profile.drafter, MirrorParams):
+        device = profile.drafter.draft_device or device
     if profile.drafter.takes_draft and folder is not None:
-        lm = load(folder, name=name or "draft", dtype=profile.dtype, device=profile.device, native=True)
+        lm = load(folder, name=name or "draft", dtype=profile.dtype, device=device, native=True)
     elif profile.drafter.drafts_itself:
-        lm, folder = replace(target, twin=True), target_dir
+        lm, folder = replace(target, twin=device == profile.device), target_dir
+        if device != profile.device:
+            lm = load(folder, name=target.name, dtype=profile.dtype, device=device, native=True)
     else:
         return None, None
     if isinstance(profile.drafter, S2DParams):
@@ -251,6 +267,44 @@ def _open_draft(
     found, of_no_use = cheap.find(lm, profile.quantize, whole, trim)
     draft, note = cheap.cheapened(lm, profile.quantize, found)
     return draft, note or of_no_use
+
+
+@contextmanager
+def _threads_left(worker: Worker | None) -> Iterator[None]:
+    """The target computes with the threads a worker leaves, one at least, so both have cores of their own."""
+    whole = torch.get_num_threads()
+    if worker is not None:
+        torch.set_num_threads(max(whole - worker.recipe.threads, 1))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(whole)
+
+
+def _beside(worker: Worker | None, events: Iterator[Event]) -> Iterator[Event]:
+    """Decoding with the threads that are left."""
+    with _threads_left(worker):
+        yield from events
+
+
+def _open_worker(profile: Profile, target: LM, folder: Path, name: str | None) -> Worker | None:
+    """A process that loads the draft while this one goes on."""
+    params = profile.drafter
+    if not isinstance(params, MirrorParams) or params.overlap != "worker":
+        return None
+    trim = profile.draft.trim if profile.draft else None
+    device = params.draft_device or profile.device
+    recipe = Recipe(
+        str(folder),
+        name or target.name,
+        profile.dtype,
+        device,
+        profile.quantize,
+        trim,
+        target.vocab_size,
+        params.draft_threads,
+    )
+    return Worker(recipe)
 
 
 def _open_adapter(params: KangarooParams, target: LM) -> LM:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from specctl.decode.stats import Stats
-from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Started, Timed, Verified
+from specctl.events import Branched, Drafted, Emitted, Event, Finished, Prefilled, Started, Timed, Verified
 
 RECENT = 256
 """Rounds kept for drawing. Figures count all of them."""
@@ -57,14 +57,13 @@ class Run:
                 self._verified(event)
             case Emitted():
                 self.chunks.setdefault(event.row, []).append(event.text)
+            case Branched():
+                self._branched(event)
             case Timed():
                 self.forwards += 1
             case Finished():
                 self.chunks.setdefault(event.row, []).append(event.text)
                 self.reasons[event.row] = event.reason
-        # Events of methods this fold does not know may have a few words for their round.
-        if (mark := getattr(event, "mark", "")) and (one := self._round(event)) is not None:
-            one.mark = str(mark)
 
     def _round(self, event: Any) -> Round | None:
         """The round an event is about, if it is still kept."""
@@ -81,6 +80,11 @@ class Run:
     def _verified(self, event: Verified) -> None:
         if (one := self._round(event)) is not None:
             one.accepted, one.bonus, one.p = event.accepted, event.bonus_piece, event.p
+
+    def _branched(self, event: Branched) -> None:
+        if (one := self._round(event)) is not None and event.keys:
+            said = "" if event.hit is None else " hit" if event.hit else " miss"
+            one.mark = f"{len(event.keys)} ahead{said}"
 
     def text(self, row: int = 0) -> str:
         return "".join(self.chunks.get(row, ()))

@@ -24,11 +24,28 @@ def stats_line(stats: Stats, *, exact: bool) -> str:
 def say(stats: Stats, *, exact: bool, verbose: bool) -> None:
     """The closing lines on standard error."""
     console.note(stats_line(stats, exact=exact))
+    if stats.mirror.rounds:
+        _say_mirror(stats)
     if verbose:
         console.note(
             f"prefill {stats.prefill_s:.2f} s · decoding {stats.decode_s:.2f} s "
             f"(drafting {stats.draft_s:.2f}, verifying {stats.verify_s:.2f})"
         )
+
+
+def _say_mirror(stats: Stats) -> None:
+    """Hits, and what was measured apart from what is modelled."""
+    mirror = stats.mirror
+    parts = [f"drafted ahead: {mirror.hits} of {mirror.tried} verdicts"]
+    if mirror.modelled_s:
+        parts.append(
+            f"modelled on two devices like this one: {stats.new_tokens / mirror.modelled_s:.1f} tokens/s"
+        )
+    elif mirror.hidden is not None:
+        parts.append(f"{mirror.hidden:.0%} of drafting ahead hidden (measured)")
+    console.note(" · ".join(parts))
+    if mirror.in_place:
+        console.note(f"{mirror.in_place} of {mirror.rounds} rounds drafted in place: {mirror.why}")
 
 
 def _speed(stats: Stats) -> str:

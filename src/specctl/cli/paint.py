@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from specctl.cli import console
 from specctl.cli.safe_text import SafeText, safe_line
-from specctl.events import Drafted, Emitted, Event, Finished, Verified
+from specctl.events import Branched, Drafted, Emitted, Event, Finished, Verified
 
 
 class Segment(NamedTuple):
@@ -31,6 +31,9 @@ class Painter:
                 self._verified = event
             case Emitted():
                 yield from self._emitted(event)
+            case Branched() if event.keys or event.hit is not None:
+                said = "" if event.hit is None else ", hit" if event.hit else ", miss"
+                yield Segment(f"‹{len(event.keys)} ahead{said}›", "dim")
             case Finished() if event.text:
                 yield Segment(event.text, "plain")
 
@@ -51,6 +54,8 @@ class Painter:
 
 def on_stderr(segment: Segment, safe: SafeText) -> str:
     """The segment as standard error may show it; without colours, brackets mark what was rejected."""
+    if segment.style == "dim":
+        return segment.text
     if segment.style != "rejected":
         return safe.feed(segment.text)
     text = safe_line(segment.text)

@@ -101,11 +101,11 @@ class TerminalText:
             self._status.show(figures.live_line(stats))
 
     def _write(self, segment: paint.Segment) -> None:
-        if segment.style == "rejected":
+        if segment.style in ("rejected", "dim"):
             if self._look.show_draft:
                 text = paint.on_stderr(segment, self._safe)
                 self._status.before_text(text)
-                console.err(console.paint(text, "rejected", sys.stderr))
+                console.err(console.paint(text, segment.style, sys.stderr))
             return
         text = self._safe.feed(segment.text)
         self._status.before_text(text)

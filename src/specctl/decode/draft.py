@@ -5,7 +5,7 @@ Drafts are chains. Only the acceptors, `Target.commit` and the mask builder (`mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from specctl.decode.sampling import Sampler
+from specctl.mirror.worker import Worker
 from specctl.models.cache import SlotCache
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
@@ -74,11 +75,12 @@ class Draft:
 class Scored:
     """The target's forward over a draft: logits `[n, k + 1, vocab]` and the hidden states asked for.
 
-    `hidden[depth]` is `[n, k + 1, H]`, after that many layers.
+    `hidden[depth]` is `[n, k + 1, H]`, after that many layers. `halves`: seconds before and after `Midway.call`.
     """
 
     logits: Tensor
     hidden: dict[int, Tensor] = field(default_factory=dict)
+    halves: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +133,52 @@ def share_cache(drafter: Drafter, cache: SlotCache) -> None:
         drafter.share(cache)
 
 
+Key = tuple[int, int]
+"""A verdict on a row's draft: how many tokens were accepted, and the target's own token behind them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What drafting during verification came to in a round.
+
+    Per row the verdicts it was `ready` for, and whether the real one was among them: None where nothing is left to
+    be drafted, or nothing was. `spent_s` went into it; the target waited for `waited_s` of that, or for all of it
+    where nothing `overlaps`. `failed`: why the round's drafts had to be made in place instead.
+    """
+
+    ready: list[list[Key]]
+    hits: list[bool | None]
+    halves: tuple[float, float]
+    spent_s: float
+    waited_s: float
+    overlaps: bool
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Midway:
+    """What a drafter does half-way through the target's forward (Mirror-SD); its attribute `midway`, if it has one.
+
+    `call(rows, hidden)` comes after `depth` layers, with their states `[n, k + 1, H]`, before the others run;
+    `report()` after `observe`.
+    """
+
+    depth: int
+    call: Callable[[Sequence[Row], Tensor], None]
+    report: Callable[[], Ahead]
+
+
+def midway(drafter: Drafter) -> Midway | None:
+    """For the loop, and for whoever stands in for a drafter."""
+    found: Midway | None = getattr(drafter, "midway", None)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What a drafter may be built from; `costs` are measured where they are None and needed.
 
-    `rows`: the most that take part in a round.
+    `rows`: the most that take part in a round. `worker` drafts in a process of its own (`mirror/sites.py`).
     """
 
     target: LM
@@ -144,6 +187,7 @@ class Parts:
     eos: frozenset[int]
     costs: Costs | None = None
     rows: int = 1
+    worker: Worker | None = None
 
 
 _REGISTRY = {
@@ -152,6 +196,7 @@ _REGISTRY = {
     "self": "specctl.drafters.draft_model:OwnWeights",
     "kangaroo": "specctl.drafters.kangaroo:Kangaroo",
     "s2d": "specctl.drafters.s2d:S2D",
+    "mirror": "specctl.drafters.mirror:Mirror",
     "ngram": "specctl.drafters.ngram:Ngram",
     "auto": "specctl.drafters.auto:Auto",
 }

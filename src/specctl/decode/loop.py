@@ -13,13 +13,13 @@ from time import monotonic_ns, perf_counter
 
 from specctl.decode import chances
 from specctl.decode.accept import Acceptor
-from specctl.decode.draft import Draft, Drafter, Request, Row, Scored, share_cache
+from specctl.decode.draft import Ahead, Draft, Drafter, Request, Row, Scored, midway, share_cache
 from specctl.decode.finish import Ending, Limits, Render, finish
 from specctl.decode.newcomers import Newcomers
 from specctl.decode.sampling import Sampler
 from specctl.decode.schedules import DEFAULT, DEFAULT_WINDOW, SCHEDULES, Schedule
 from specctl.decode.target import Target
-from specctl.events import Drafted, Emitted, Event, Finished, Timed, Verified
+from specctl.events import Branched, Drafted, Emitted, Event, Finished, Mirrored, Timed, Verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ def decode(
     out, so the stream may be closed at any of them.
     """
     share_cache(drafter, target.cache)
+    if (call := midway(drafter)) is not None:
+        target.stop_midway(call)
     schedule = SCHEDULES[rules.schedule](rules.batch_size, rules.window)
     newcomers = Newcomers(target, drafter, requests)
     live: list[Row] = []
@@ -89,6 +91,7 @@ def _round(
     accepted, bonus = _judge(scored, draft, rows, rules)
     verify_s = perf_counter() - begun
     p = chances.of_target(scored, draft, rows, rules.sampler) if rules.probabilities else nothing
+    indices = [row.index for row in rows]
     endings: list[Ending] = []
     events: list[Event] = []
     for slot, row in enumerate(rows):
@@ -107,7 +110,23 @@ def _round(
     _leave(target, drafter, live, endings)
     round_s = align_s + draft_s + perf_counter() - begun
     yield from events
+    if (call := midway(drafter)) is not None:
+        ahead = call.report()
+        yield from _ahead(ahead, indices, number, round_s)
+        if not ahead.overlaps:
+            verify_s, draft_s = verify_s - ahead.spent_s, draft_s + ahead.spent_s
     yield Timed(number, monotonic_ns(), n_rows, draft_s, verify_s, round_s, align_s, realigned)
+
+
+def _ahead(ahead: Ahead, indices: Sequence[int], number: int, round_s: float) -> Iterator[Event]:
+    """What was drafted while the target verified."""
+    for index, keys, hit in zip(indices, ahead.ready, ahead.hits, strict=True):
+        yield Branched(index, number, monotonic_ns(), tuple(keys), hit)
+    lower, upper = ahead.halves
+    modelled = None if ahead.overlaps else round_s - min(upper, ahead.spent_s)
+    yield Mirrored(
+        number, monotonic_ns(), lower, upper, ahead.spent_s, ahead.waited_s, modelled, ahead.failed
+    )
 
 
 def _gather(target: Target, drafter: Drafter, live: list[Row], schedule: Schedule) -> tuple[int, bool]:

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 from specctl.events import Emitted, Event, Prefilled, Timed, Verified
+from specctl.mirror.tally import Tally
 
 
 class Stats:
@@ -26,9 +27,11 @@ class Stats:
         self.align_s = 0.0
         self.forwards = 0
         self.realigned = 0
+        self.mirror = Tally()
         self._accepted_at: Counter[int] = Counter()  # rounds that accepted exactly this many
 
     def add(self, event: Event) -> None:
+        self.mirror.add(event)
         match event:
             case Prefilled():
                 self.prefill_s += event.seconds
@@ -87,4 +90,5 @@ class Stats:
             "draft_s": self.draft_s,
             "verify_s": self.verify_s,
             "tokens_per_s": self.tokens_per_s,
+            **({"mirror": self.mirror.summary()} if self.mirror.rounds else {}),
         }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Row, Scored
+from specctl.decode.draft import Draft, Midway, Row, Scored
 from specctl.errors import MachineError
 from specctl.models.cache import SlotCache
 from specctl.models.lm import LM, PREFILL_CHUNK
@@ -58,6 +59,11 @@ class Target:
         self.cache.reserve(slots, capacity + lm.row_floor)
         self._captures = sorted(captures)
         self._known = kept.ids[:-1] if kept else []
+        self._midway: Midway | None = None
+
+    def stop_midway(self, midway: Midway) -> None:
+        """Call a drafter half-way through each `score` from now on."""
+        self._midway = midway
 
     def admit(self, prompt: Sequence[int]) -> dict[int, Tensor]:
         """Take in a prompt as the last row; returns the hidden states asked for, `[1, len(prompt) - 1, H]`.
@@ -119,6 +125,8 @@ class Target:
         if draft.hidden is not None:
             logits = self.lm.segment(self.cache, draft.hidden, batch, draft.depth, None)
             scored = Scored(logits, {draft.depth: draft.hidden})
+        elif self._midway is not None:
+            scored = self._interrupted(rows, tokens, self._midway)
         elif self._captures:
             scored = self._capturing(self.cache, batch, tokens)
         else:
@@ -158,6 +166,25 @@ class Target:
             states = hidden[depth] = self.lm.segment(cache, states, batch, start, depth)
             start = depth
         return Scored(self.lm.segment(cache, states, batch, start, None), hidden)
+
+    def _interrupted(self, rows: Sequence[Row], tokens: list[list[int]], midway: Midway) -> Scored:
+        """The drafter's call between two segments; the time it takes is in neither half."""
+        batch = range(len(rows))
+        begun = perf_counter()
+        states = self.lm.segment(self.cache, tokens, batch, 0, midway.depth)
+        _wait_for(states)
+        lower = perf_counter() - begun
+        midway.call(rows, states)
+        begun = perf_counter()
+        logits = self.lm.segment(self.cache, states, batch, midway.depth, None)
+        _wait_for(logits)
+        return Scored(logits, halves=(lower, perf_counter() - begun))
+
+
+def _wait_for(computed: Tensor) -> None:
+    """Accelerators go on by themselves; a clock has to wait for them."""
+    if computed.device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored, SharesCache, share_cache
+from specctl.decode.draft import Draft, Drafter, Row, Scored, SharesCache, midway, share_cache
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.rescore import Rescorer
@@ -237,6 +237,7 @@ class _Watched:
 
     def __init__(self, drafter: Drafter, fidelity: Fidelity) -> None:
         self.needs = drafter.needs
+        self.midway = midway(drafter)
         self._drafter = drafter
         self._fidelity = fidelity
         self._rounds = 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored, share_cache
+from specctl.decode.draft import Draft, Drafter, Row, Scored, midway, share_cache
 from specctl.models.cache import SlotCache
 
 
@@ -15,6 +15,7 @@ class Through:
 
     def __init__(self, drafter: Drafter) -> None:
         self.needs = drafter.needs
+        self.midway = midway(drafter)
         self._drafter = drafter
 
     def share(self, cache: SlotCache) -> None:

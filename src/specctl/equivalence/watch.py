@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Row, Scored
+from specctl.decode.draft import Draft, Midway, Row, Scored
 from specctl.decode.sampling import Law
 from specctl.decode.target import Reading, Target
 from specctl.equivalence.drawn import Drawn
@@ -85,6 +85,9 @@ class Watched:
                 self._drawn.settle(row)
                 self._drawn.scored(row, scores, draft, slot)
         return scored
+
+    def stop_midway(self, midway: Midway) -> None:
+        self._target.stop_midway(midway)
 
     @property
     def cache(self) -> SlotCache:

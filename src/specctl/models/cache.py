@@ -25,7 +25,7 @@ _GROW_BY = 256
 class Window:
     """Where one forward writes and what it reads: rows [first, last), q new tokens from positions `starts` on.
 
-    Position i of a row is slot `pads[row] + i`.
+    Position i of a row is slot `pads[row] + i`, unless this is no `chain` (`models/lm.py:Tree`).
     """
 
     first: int
@@ -33,6 +33,7 @@ class Window:
     starts: tuple[int, ...]
     q: int
     pads: tuple[int, ...]
+    chain: bool = True
 
     @property
     def slots(self) -> list[int]:
@@ -48,6 +49,11 @@ class Window:
     def common_start(self) -> int | None:
         slots = self.slots
         return slots[0] if len(set(slots)) == 1 else None
+
+    @property
+    def sees_all(self) -> bool:
+        """Whether a row's last token sees every slot that is read: nothing is padded, and no row is longer."""
+        return self.chain and self.common_start is not None and not any(self.pads)
 
 
 class SlotLayer(CacheLayerMixin):
@@ -249,11 +255,19 @@ class SlotCache(Cache):
         """Take committed tokens back, down to `length`."""
         self.lengths[row] = min(self.lengths[row], length)
 
-    def open_window(self, rows: range, q: int, offset: int = 0) -> Window:
+    def gather(self, row: int, slots: Sequence[int], at: int) -> None:
+        """Copy what is in `slots` of a row to the slots from `at` on, and commit all up to there."""
+        end = at + len(slots)
+        for layer in self.slot_layers:
+            for tensor in layer.tensors():
+                tensor[row, :, at:end] = tensor[row][:, list(slots)]
+        self.lengths[row] = end
+
+    def open_window(self, rows: range, q: int, offset: int = 0, *, chain: bool = True) -> Window:
         """Prepare the next forward: q new slots for each of `rows`, `offset` above what is committed."""
         starts = tuple(self.lengths[row] + offset for row in rows)
         pads = tuple(self.pads[rows.start : rows.stop])
-        self.window = Window(rows.start, rows.stop, starts, q, pads)
+        self.window = Window(rows.start, rows.stop, starts, q, pads, chain)
         self._index = None
         if self.window.width > self.capacity:
             self.reserve(self.slots, _whole_steps(self.window.width))

@@ -114,8 +114,7 @@ class FusedDecoder(nn.Module):
         self, given: Tensor | dict[str, Tensor] | None, cache: SlotCache | None, q: int
     ) -> Tensor | None:
         """`[n, 1, group * q, width]` for the stacked queries; None where every query sees every slot."""
-        window = None if cache is None else cache.window
-        if window is not None and q == 1 and window.common_start is not None and not any(window.pads):
+        if q == 1 and cache is not None and cache.window.sees_all:
             return None
         mask = given["full_attention"] if isinstance(given, dict) else given
         if mask is None:

@@ -20,6 +20,18 @@ PREFILL_CHUNK = 256
 """Rows a prefill forward. Eager attention keeps chunk x context scores a head, so this bounds memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A forward whose tokens are not a chain: several continuations of a row side by side.
+
+    `places` `[n, width]`: the position of the token in each slot; `sight` `[n, q, width]` bool: the slots a query
+    sees, its own among them. Its position is that of its own slot.
+    """
+
+    places: Tensor
+    sight: Tensor
+
+
 @dataclass(slots=True)
 class LM:
     """A model, where it lives, the fewest rows a forward may have, and which tokens it can say.
@@ -71,15 +83,22 @@ class LM:
         return SlotCache(self.n_layers)
 
     def forward(
-        self, cache: SlotCache, tokens: Sequence[Sequence[int]], rows: range, *, offset: int = 0
+        self,
+        cache: SlotCache,
+        tokens: Sequence[Sequence[int]],
+        rows: range,
+        *,
+        offset: int = 0,
+        tree: Tree | None = None,
     ) -> Tensor:
         """Run `tokens` `[n][q]` of `rows`, `offset` slots above what they have committed.
 
-        Returns logits `[n, q, vocab]`. Slots are written, nothing is committed.
+        With a `tree`, q must not be below the row floor. Returns logits `[n, q, vocab]`. Slots are written,
+        nothing is committed.
         """
         q = len(tokens[0])
         inputs = self._padded(tokens, len(rows))
-        out = self._run(self.module, cache, rows, inputs.shape[1], offset, input_ids=inputs)
+        out = self._run(self.module, cache, rows, inputs.shape[1], offset, tree, input_ids=inputs)
         # Dummy columns go through the head too: its product with a single row has other bits.
         return cast(Tensor, out.logits)[:, :q]
 
@@ -129,10 +148,17 @@ class LM:
 
     @torch.no_grad()
     def _run(
-        self, module: nn.Module, cache: SlotCache, rows: range, q: int, offset: int, **inputs: Tensor | int
+        self,
+        module: nn.Module,
+        cache: SlotCache,
+        rows: range,
+        q: int,
+        offset: int,
+        tree: Tree | None = None,
+        **inputs: Tensor | int,
     ) -> Any:
-        window = cache.open_window(rows, q, offset)
-        positions, mask = geometry(self.config, window, self.dtype, self.device)
+        window = cache.open_window(rows, q, offset, chain=tree is None)
+        positions, mask = geometry(self.config, window, self.dtype, self.device, tree)
         # Passed through to `plain_attention`; transformers' own functions ignore it.
         padded: dict[str, Any] = {"pads": window.pads} if any(window.pads) else {}
         return module(
@@ -165,7 +191,7 @@ class LM:
 
 
 def geometry(
-    config: Any, window: Window, dtype: torch.dtype, device: torch.device
+    config: Any, window: Window, dtype: torch.dtype, device: torch.device, tree: Tree | None = None
 ) -> tuple[Tensor, Tensor | dict[str, Tensor]]:
     """Positions `[n, q]` and additive masks `[n, 1, q, width]` of one forward.
 
@@ -179,6 +205,9 @@ def geometry(
     if any(window.pads):
         pads = torch.tensor(window.pads, device=device)[:, None, None, None]
         distance = (distance + pads).masked_fill(slots < pads, -1)
+    if tree is not None:
+        positions = tree.places.gather(1, positions)
+        distance = (positions[:, :, None] - tree.places[:, None]).masked_fill(~tree.sight, -1)[:, None]
     full = _additive(distance >= 0, dtype)
     size = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())

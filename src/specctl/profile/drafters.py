@@ -179,7 +179,47 @@ class AutoParams(Method):
         return True
 
 
+class MirrorParams(Method):
+    """Drafts the next round while the target verifies this one, for the verdicts that are likely (Mirror-SD).
+
+    The draft is the pair's, or else the target's own weights; in 4 bits unless `draft` says otherwise.
+    """
+
+    takes_draft: ClassVar[bool] = True
+    drafts_itself: ClassVar[bool] = True
+    method: Literal["mirror"]
+    draft_tokens: int = Field(default=4, ge=1, le=64, description="most tokens drafted a round")
+    exit: int | None = Field(
+        default=None, ge=1, description="layers of the target before it is read out; null: half of them"
+    )
+    candidates: int = Field(
+        default=4, ge=0, le=16, description="verdicts prepared for at each position; 0: plain draft-model"
+    )
+    branches: int = Field(default=8, ge=1, le=64, description="most verdicts prepared for in a round, a row")
+    overlap: Literal["none", "thread", "worker"] = Field(
+        default="none",
+        description="where branches are drafted: `none` in turn, with modelled times; `thread` beside the target, "
+        "for two devices; `worker` in a process of its own",
+    )
+    draft_device: str | None = Field(
+        default=None, max_length=16, description="the draft's device; null: the target's"
+    )
+    draft_threads: int = Field(
+        default=1, ge=1, le=64, description="the worker's threads; the target has the rest"
+    )
+    patience: float = Field(
+        default=2.0, gt=0, le=600, description="seconds to wait for the worker before drafting in place"
+    )
+
+
 Drafter = Annotated[
-    NoneParams | DraftModelParams | SelfParams | NgramParams | KangarooParams | S2DParams | AutoParams,
+    NoneParams
+    | DraftModelParams
+    | SelfParams
+    | NgramParams
+    | KangarooParams
+    | S2DParams
+    | MirrorParams
+    | AutoParams,
     Field(discriminator="method"),
 ]
