@@ -21,6 +21,7 @@ from specctl.cli import (
     run,
     train,
     trim,
+    tune,
     verify,
 )
 
@@ -54,6 +55,7 @@ app.command("verify-equivalence", rich_help_panel="Measure", epilog=verify.EXAMP
 )
 app.add_typer(bench.app, rich_help_panel="Measure")
 app.command(rich_help_panel="Measure", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(rich_help_panel="Measure", epilog=tune.EXAMPLES)(tune.tune)
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Make drafts better", epilog=trim.EXAMPLES)(trim.trim)
 app.add_typer(train.app, rich_help_panel="Make drafts better")
