@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +29,47 @@ def test_a_run_is_shown_written_and_compared(tiny: Path, capsys: pytest.CaptureF
     assert {one["batch_size"] for one in data["trials"]} == {1, 2}
     assert all(one["equal"] for one in data["trials"])
     assert data["setup"]["argv"][0] == "specctl"
+    assert "Predicted against measured" in Path("r/report.html").read_text()
     assert main(["bench", "compare", "r", "r"]) == 0
     assert "too few prompts" in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_the_groups_that_are_done(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from specctl.bench.profiles import ProfileContestant
+
+    honest, runs = ProfileContestant.run, 0
+
+    def interrupted(self: ProfileContestant, *args: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        if runs == 5:  # two to warm up, two of the first group, then in the middle of the second
+            os.kill(os.getpid(), signal.SIGINT)
+        return honest(self, *args)
+
+    monkeypatch.setattr(ProfileContestant, "run", interrupted)
+    code, out, err = bench(tiny, capsys, "-o", "r")
+    assert code == 130
+    assert "whole groups only" in err
+    assert "ngram" in out
+    data = json.loads(Path("r/bench.json").read_text())
+    assert not data["complete"]
+    assert [one["contestant"] for one in data["trials"]] == ["plain", "ngram"]
+    assert "This run was cut short" in Path("r/report.html").read_text()
+
+
+def test_every_figure_is_in_the_document(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a method that drafts; which may be none here are those that need rounds or Linux."""
+    _, out, _ = bench(tiny, capsys, "--json", "--predict")
+    data = json.loads(out)
+    one = next(one for one in data["summary"] if one["contestant"] == "ngram")
+    assert {name for name, value in one.items() if value is None} <= {"memory_bytes"}
+    assert set(one["shares"]) == {"prefill", "draft", "verify", "other"}
+    assert set(one["spec_bench"]) == {"mean_accepted_tokens", "tokens_per_s", "speedup"}
+    assert set(one["categories"]) == set(data["predicted_speedup"]["ngram"]) == {"copy", "talk"}
+    assert all(seconds > 0 for curve in data["curves"].values() for seconds in curve.values())
+    assert {"argv", "machine", "versions", "models", "suite", "profiles", "seed"} <= data["setup"].keys()
 
 
 def test_a_speedup_that_is_missed_exits_with_1(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,3 +117,20 @@ def test_doctor_measures_and_advises(tiny: Path, capsys: pytest.CaptureFixture[s
     assert data["target_ms"]["1"] > 0
     assert 0 < len(data["advice"]) <= 3
     assert data["expected_speedup"]["low"] <= data["expected_speedup"]["high"]
+
+
+def test_the_default_is_auto_and_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from specctl.cli import lineup
+    from specctl.profile import read
+
+    monkeypatch.chdir(tmp_path)
+    default = read.load("default")
+    assert default.drafter.method == "auto"
+    assert default.accept == "coupled", "sampled text may not depend on what forwards cost here"
+    found = lineup.line_up(["all"], {"pair": "smollm2-135m"})
+    assert found.skipped["auto"] == "the same settings as `default`"
+    assert [one.name for one in lineup.line_up(["default", "auto"], {}).profiles] == [
+        "plain",
+        "default",
+        "auto",
+    ]

@@ -6,13 +6,12 @@ from functools import cache
 from typing import Any
 
 import pytest
-import torch
 
-from fakes import VOCAB, Spy, draft_model, flat_costs, noisy_lm, prompts, run, shared_lm, tiny_lm
+from fakes import VOCAB, flat_costs, noisy_lm, prompts, render, run, shared_lm
 from specctl.bench import simulate, trace
 from specctl.bench.simulate import Round
-from specctl.bench.trace import Trace
-from specctl.decode.draft import Parts, Request, Row, Scored, build_drafter
+from specctl.bench.trace import Recorder, Trace
+from specctl.decode.draft import Parts, Request, build_drafter
 from specctl.decode.sampling import Law, Sampler
 from specctl.models import costs
 from specctl.models.costs import Costs, Curve
@@ -28,12 +27,14 @@ def parts() -> Parts:
 
 @cache
 def traces() -> tuple[Trace, ...]:
-    """As `trace.follow` makes them, for tiny models, which no session holds."""
+    """As `trace.record` makes them, for tiny models, which no session holds."""
     found = []
     for prompt in prompts(4):
         request = Request(prompt, NEW)
-        answer = tuple(run(shared_lm(), None, [request], eos=EOS)[0][0])
-        found.append(Trace(request, answer, *trace.proposals(noisy_lm(), Law(), prompt, answer, VOCAB)))
+        params = DraftModelParams(method="draft-model", draft_tokens=1, min_confidence=0.0)
+        recorder = Recorder(build_drafter(params, parts()))
+        tokens, _, _ = run(shared_lm(), recorder, [request], eos=EOS)
+        found.append(Trace(request, tuple(tokens[0]), tuple(recorder.proposed), tuple(recorder.confidence)))
     return tuple(found)
 
 
@@ -84,43 +85,10 @@ def test_a_planted_wrong_trace_is_seen() -> None:
     assert rounds(params, shifted) != rounds(params, one)
 
 
-def test_a_trace_is_what_the_model_says_when_asked_one_token_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Read in pieces, with a repetition penalty; against a drafter that is asked at every position and ignored."""
-    monkeypatch.setattr(trace, "_CHUNK", 7)
-    law = Law(repetition_penalty=1.3)
-    for prompt in prompts(2):
-        spy = Spy(draft_model(shared_lm(), noisy_lm(), law=law, draft_tokens=1, min_confidence=0.0))
-        answer, said = _asked(spy, Request(prompt, NEW), law)
-        proposed, confidence = trace.proposals(noisy_lm(), law, prompt, answer, VOCAB)
-        assert [token for token, _ in said] == list(proposed)[: len(said)]
-        assert [sure for _, sure in said] == pytest.approx(list(confidence)[: len(said)])
-        assert proposed != trace.proposals(noisy_lm(), Law(), prompt, answer, VOCAB)[0]
-
-
-def _asked(spy: Spy, request: Request, law: Law) -> tuple[tuple[int, ...], list[tuple[int, float]]]:
-    """Plain decoding; and at each position but the last what the drafter proposed, how sure it was."""
-    answer = tuple(run(shared_lm(), None, [request], law=law)[0][0])
-    row = Row(0, request, list(request.prompt))
-    spy.begin(row, {})
-    said = []
-    for token in answer[:-1]:
-        draft = spy.draft([row], [1])
-        assert draft.confidence is not None
-        said.append((draft.tokens[0][0], draft.confidence[0][0]))
-        row.ids.append(token)
-        spy.observe([row], Scored(torch.empty(0)), [0])
-    return answer, said
-
-
-def test_past_its_context_a_model_proposes_nothing() -> None:
-    short = tiny_lm(max_position_embeddings=20)
-    prompt, answer = tuple(range(3, 17)), tuple(range(3, 15))
-    proposed, confidence = trace.proposals(short, Law(), prompt, answer, VOCAB)
-    assert [token is None for token in proposed] == [False] * 7 + [True] * 5
-    assert len(confidence) == len(answer)
-    assert trace.proposals(short, Law(), tuple(range(3, 30)), answer, VOCAB)[0] == (None,) * 12
+def test_the_answer_of_a_trace_is_plain_decodings() -> None:
+    for one in traces():
+        assert list(one.answer) == run(shared_lm(), None, [one.request], eos=EOS)[0][0]
+        assert len(one.proposed) == len(one.answer)
 
 
 def test_seconds_add_up() -> None:
@@ -162,3 +130,12 @@ def test_curves_interpolate() -> None:
     for broken in ({}, None, {"points": {"2": {"1": 1.0}}, "prefill": 1, "per_slot": 0, "thorough": False}):
         with pytest.raises((ValueError, KeyError, TypeError)):
             Curve.from_json(broken)
+
+
+def test_recording_asks_for_one_token_and_proposes_none() -> None:
+    assert trace.Recorder.__doc__
+    _, _, events = run(shared_lm(), Recorder(build_drafter(NgramParams(method="ngram"), parts())), [
+        Request((5, 9, 7, 5, 9, 7, 5), 10)
+    ])  # fmt: skip
+    assert all(event.drafted == 0 for event in events if event.kind == "verified")
+    assert render([1, 2])

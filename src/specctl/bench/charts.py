@@ -46,7 +46,7 @@ class Scale(NamedTuple):
 
 
 def scale(values: Iterable[float], start: float, end: float, *, most: int = 7, whole: bool = False) -> Scale:
-    """Around all values, with at most about `most` steps of 1, 2, 5 times a power of ten; `whole`: of 1 at least."""
+    """Around all values, in at most about `most` steps of 1, 2, 5 times a power of ten; `whole`: of 1 at least."""
     known = list(values)
     low, high = min(known), max(known)
     width = (high - low) or abs(high) or 1.0

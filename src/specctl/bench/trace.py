@@ -1,18 +1,19 @@
-"""What a drafter would have said at every position of an answer.
+"""One pass that records what a drafter would have said at every position of an answer.
 
 Greedy drafts depend on the committed tokens only, and those are plain decoding's whatever is drafted. A drafter
 that goes on token by token is on the right track for as long as each of its tokens, asked for alone, is right: so
-one token a position is all that has to be recorded, and every draft length follows (`simulate.py`). As the answer
-is known by then, the draft model reads it as it reads a prompt, in a few forwards.
+one token a position is all that has to be recorded, and every draft length follows (`simulate.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter
 
-from specctl.decode.draft import Parts, Request, build_drafter
+from torch import Tensor
+
+from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, build_drafter
 from specctl.decode.loop import decode
 from specctl.decode.sampling import Law
 from specctl.decode.stats import Stats
@@ -20,7 +21,7 @@ from specctl.decode.target import Target
 from specctl.events import Emitted
 from specctl.models.lm import LM
 from specctl.models.trimmed import widen
-from specctl.profile.drafters import NoneParams
+from specctl.profile.drafters import DraftModelParams, NoneParams
 from specctl.session import Session
 
 _CHUNK = 64
@@ -43,9 +44,50 @@ class Trace:
         return at < len(self.answer) and self.proposed[at] == self.answer[at]
 
 
+@dataclass(slots=True)
+class Recorder:
+    """A drafter that lets another one propose a token, notes it and keeps it to itself."""
+
+    drafter: Drafter
+    proposed: list[int | None] = field(default_factory=list)
+    confidence: list[float] = field(default_factory=list)
+    needs: frozenset[int] = frozenset()
+
+    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
+        self.drafter.begin(row, hidden)
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        draft = self.drafter.draft(rows, [min(most, 1) for most in budget])
+        self.proposed.append(draft.tokens[0][0] if draft.tokens[0] else None)
+        looked = draft.confidence is not None and draft.confidence[0]
+        self.confidence.append(draft.confidence[0][0] if looked and draft.confidence else 1.0)
+        hidden = None if draft.hidden is None else draft.hidden[:, :1]
+        return Draft([[]], hidden=hidden, depth=draft.depth)
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        self.drafter.observe(rows, scored, accepted)
+
+    def swap(self, one: int, other: int) -> None:
+        self.drafter.swap(one, other)
+
+    def drop(self, slot: int) -> None:
+        self.drafter.drop(slot)
+
+
 def record(session: Session, request: Request) -> Trace:
-    """Plain decoding of one request, and what the session's draft model, if it has one, thinks of it."""
-    return follow(session, request, plain(session, request)[0])
+    """Plain decoding of one request, with the session's draft model, if it has one, asked at every position."""
+    sampler = session.sampler()
+    params = DraftModelParams(method="draft-model", draft_tokens=1, min_confidence=0.0)
+    parts = Parts(session.target, session.draft, sampler, session.eos)
+    drafter = build_drafter(NoneParams(method="none") if session.draft is None else params, parts)
+    recorder = Recorder(drafter, needs=drafter.needs)
+    capacity = min(len(request.prompt) + request.max_new_tokens, session.target.context_length) + 1
+    target = Target(session.target, slots=1, capacity=capacity, captures=drafter.needs)
+    answer: list[int] = []
+    for event in decode(target, recorder, [request], session.rules(sampler)):
+        if isinstance(event, Emitted):
+            answer += event.tokens
+    return Trace(request, tuple(answer), tuple(recorder.proposed), tuple(recorder.confidence))
 
 
 def plain(
@@ -68,7 +110,7 @@ def plain(
 
 
 def follow(session: Session, request: Request, answer: tuple[int, ...]) -> Trace:
-    """What the session's draft model proposes behind every beginning of a known answer."""
+    """As `record`, for an answer that is known: the draft model reads it like a prompt, in a few forwards."""
     if session.draft is None:
         return Trace(request, answer, (None,) * len(answer), (1.0,) * len(answer))
     proposed, confidence = proposals(

@@ -83,7 +83,7 @@ def tune(
     longest = max((prompt.text for prompt in chosen), key=len)
     silent = quiet or as_json
     opened = lineup.open_all(
-        [lineup.plain(base), *_sources(base, trim)], longest, 1, offline=offline, unasked=pull, quiet=silent
+        [lineup.plain(base), *sources(base, trim)], longest, 1, offline=offline, unasked=pull, quiet=silent
     )
     status = StatusLine(under_text=False)
     told = status.show if console.is_live(sys.stderr) and not silent else _nothing
@@ -111,7 +111,7 @@ def _nothing(text: str) -> None:
     """Nobody watches."""
 
 
-def _sources(base: Profile, trim: Path | None) -> list[Profile]:
+def sources(base: Profile, trim: Path | None) -> list[Profile]:
     """A profile for each draft model to be tried: the pair's draft, or else the target itself, by bits and head."""
     from specctl.cli import choice
     from specctl.profile.schema import Profile, effective

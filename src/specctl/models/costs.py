@@ -29,14 +29,14 @@ CONTEXT = 256
 """Slots in use while measuring."""
 
 _FAR = 768
-QUICK = {1: (1, 2, 3, 4, 5, 6, 8, 12, 16, 64)}
+QUICK = {1: (1, 2, 3, 4, 6, 8, 12, 16)}
 THOROUGH = {
     1: (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64),
     2: (1, 2, 4, 8),
     4: (1, 2, 4, 8),
     8: (1, 2, 4, 8),
 }
-_ROUNDS = {False: 3, True: 7}
+_ROUNDS = {False: 2, True: 7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +167,12 @@ def _time(lm: LM, cache: SlotCache, rows: int, q: int) -> float:
 
 
 def _time_prefill(lm: LM, cache: SlotCache, length: int) -> float:
-    cache.truncate(0, 0)
+    """Seconds to take in `length` tokens, by those the last quarter takes: somebody may wait for a first answer."""
+    read = max(length // 4, 1)
+    cache.truncate(0, length - read)
     begun = perf_counter()
-    lm.prefill(cache, 0, [(7 * column + 13) % lm.vocab_size for column in range(length)])
-    return perf_counter() - begun
+    lm.prefill(cache, 0, [(7 * column + 13) % lm.vocab_size for column in range(read)])
+    return (perf_counter() - begun) * length / read
 
 
 def _fingerprint(lm: LM) -> str:
