@@ -2,11 +2,11 @@
 
     python benchmarks/tune.py PAIR PROMPTS.jsonl [--count 6] [--tokens 32] [--every 1] [--results FILE.json]
 
-Tunes on the first prompts of PROMPTS (one of each kind in turns) as the command does, then runs every setting of its
-grid on the same prompts, in turns with plain decoding, prompt by prompt. Prints the best setting of the sweep, the
-share of its tokens/s that tune's choice reaches in the sweep (goal: 97 %), tune's time over the sweep's (goal: 1/10;
-model loading is in neither, measuring costs is in tune's), and predicted against measured over all settings (goal:
-median error 5 %, worst 15 %). `--every 3` sweeps each third setting and tune's choice only. Everything else idle.
+Tunes on the first prompts of PROMPTS (kinds in turns) as the command does, then runs every setting of its grid on
+the same prompts, in turns with plain decoding, prompt by prompt. Prints the best setting of the sweep, the share of
+its speed that tune's choice reaches in the sweep (goal: 97 %), tune's time over the sweep's (goal: 1/10; loading is
+in neither, measuring costs is in tune's), and predicted against measured over all settings (goal: median error 5 %,
+worst 15 %). `--every 3` sweeps each third setting and tune's choice only. Run it with everything else idle.
 """
 
 from __future__ import annotations

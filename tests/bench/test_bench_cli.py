@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from fakes import noisy_lm, shared_lm
 from specctl.cli.main import main
+from specctl.models import costs
+from specctl.models.costs import Costs, Curve
 
 
 def bench(tiny: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str, str]:
@@ -117,6 +120,20 @@ def test_doctor_measures_and_advises(tiny: Path, capsys: pytest.CaptureFixture[s
     assert data["target_ms"]["1"] > 0
     assert 0 < len(data["advice"]) <= 3
     assert data["expected_speedup"]["low"] <= data["expected_speedup"]["high"]
+
+
+def test_what_is_measured_anew_replaces_what_was_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPECCTL_CACHE_DIR", str(tmp_path))
+    wrong = Curve({1: {1: 9.0, 2: 9.0}}, 9.0, thorough=True)
+    right = Curve({1: {1: 1.0, 2: 1.1}}, 0.1, thorough=True)
+    monkeypatch.setattr(costs, "measure", lambda lm, *, thorough: wrong)
+    assert costs.of(shared_lm(), noisy_lm()) == Costs(wrong, wrong)
+    monkeypatch.setattr(costs, "measure", lambda lm, *, thorough: right)
+    assert costs.of(shared_lm(), noisy_lm()).target == wrong
+    assert costs.anew(shared_lm(), noisy_lm()) == costs.of(shared_lm(), noisy_lm()) == Costs(right, right)
+    assert costs.anew(shared_lm(), None) == Costs(right)
 
 
 def test_the_default_is_auto_and_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -97,6 +97,15 @@ def of(target: LM, draft: LM | None, *, thorough: bool = False) -> Costs:
     return Costs(curve(target, thorough=thorough), None if draft is None else curve(draft, thorough=thorough))
 
 
+def anew(target: LM, draft: LM | None) -> Costs:
+    """Measured thoroughly whatever is remembered, and remembered instead of it."""
+    models = [lm for lm in (target, draft) if lm is not None]
+    measured = [measure(lm, thorough=True) for lm in models]
+    found = {_fingerprint(lm): one.to_json() for lm, one in zip(models, measured, strict=True)}
+    _save_cache({**_load_cache(), **found})
+    return Costs(*measured)
+
+
 def _interpolate(points: Mapping[int, float], at: float) -> float:
     known = sorted(points)
     if len(known) == 1:
