@@ -24,8 +24,9 @@ def show(tuning: Tuning, *, as_json: bool) -> None:
         equal = f"{tuning.plain.equal}/{tuning.plain.trials}"
         rows.insert(0, ["plain decoding", "1.00", "1.00", rate, "1.00", equal])
     console.table(_HEAD, rows)
+    prompts = f"{tuning.prompts} prompt{'s' if tuning.prompts > 1 else ''}"
     console.line(
-        f"{len(tuning.settings)} settings simulated on {tuning.prompts} prompts, {len(tuning.measured)} run, "
+        f"{len(tuning.settings)} settings simulated on {prompts}, {len(tuning.measured)} run, "
         f"in {tuning.seconds:.0f} s"
     )
     best = tuning.best()

@@ -99,11 +99,12 @@ def of(target: LM, draft: LM | None, *, thorough: bool = False) -> Costs:
 
 def anew(target: LM, draft: LM | None) -> Costs:
     """Measured thoroughly whatever is remembered, and remembered instead of it."""
-    models = [lm for lm in (target, draft) if lm is not None]
-    measured = [measure(lm, thorough=True) for lm in models]
-    found = {_fingerprint(lm): one.to_json() for lm, one in zip(models, measured, strict=True)}
-    _save_cache({**_load_cache(), **found})
-    return Costs(*measured)
+    found = {}
+    for lm in (target, draft):
+        if lm is not None:
+            found[_fingerprint(lm)] = measure(lm, thorough=True)
+    _save_cache({**_load_cache(), **{key: one.to_json() for key, one in found.items()}})
+    return Costs(found[_fingerprint(target)], None if draft is None else found[_fingerprint(draft)])
 
 
 def _interpolate(points: Mapping[int, float], at: float) -> float:
