@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from fake_tokenizers import byte_tokenizer
-from fakes import tiny_module
+from fakes import noisy_lm, shared_lm
 from specctl.cli.main import main
-
-
-@pytest.fixture
-def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("CONFIG", "DATA", "CACHE"):
-        monkeypatch.setenv(f"SPECCTL_{name}_DIR", str(tmp_path / name.lower()))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.chdir(tmp_path)
-    tokenizer = byte_tokenizer()
-    module = tiny_module(
-        dtype=torch.bfloat16, vocab_size=len(tokenizer), max_position_embeddings=2048, eos_token_id=2
-    )
-    module.save_pretrained(tmp_path / "tiny")
-    tokenizer.save_pretrained(tmp_path / "tiny")
-    lines = [{"prompt": text, "category": kind} for kind, text in (("copy", "abcabcabc"), ("talk", "Hello."))]
-    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return tmp_path / "tiny"
+from specctl.models import costs
+from specctl.models.costs import Costs, Curve
 
 
 def bench(tiny: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, str, str]:
@@ -46,8 +32,47 @@ def test_a_run_is_shown_written_and_compared(tiny: Path, capsys: pytest.CaptureF
     assert {one["batch_size"] for one in data["trials"]} == {1, 2}
     assert all(one["equal"] for one in data["trials"])
     assert data["setup"]["argv"][0] == "specctl"
+    assert "Predicted against measured" in Path("r/report.html").read_text()
     assert main(["bench", "compare", "r", "r"]) == 0
     assert "too few prompts" in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_the_groups_that_are_done(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from specctl.bench.profiles import ProfileContestant
+
+    honest, runs = ProfileContestant.run, 0
+
+    def interrupted(self: ProfileContestant, *args: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        if runs == 5:  # two to warm up, two of the first group, then in the middle of the second
+            os.kill(os.getpid(), signal.SIGINT)
+        return honest(self, *args)
+
+    monkeypatch.setattr(ProfileContestant, "run", interrupted)
+    code, out, err = bench(tiny, capsys, "-o", "r")
+    assert code == 130
+    assert "whole groups only" in err
+    assert "ngram" in out
+    data = json.loads(Path("r/bench.json").read_text())
+    assert not data["complete"]
+    assert [one["contestant"] for one in data["trials"]] == ["plain", "ngram"]
+    assert "This run was cut short" in Path("r/report.html").read_text()
+
+
+def test_every_figure_is_in_the_document(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a method that drafts; which may be none here are those that need rounds or Linux."""
+    _, out, _ = bench(tiny, capsys, "--json", "--predict")
+    data = json.loads(out)
+    one = next(one for one in data["summary"] if one["contestant"] == "ngram")
+    assert {name for name, value in one.items() if value is None} <= {"memory_bytes"}
+    assert set(one["shares"]) == {"prefill", "draft", "verify", "other"}
+    assert set(one["spec_bench"]) == {"mean_accepted_tokens", "tokens_per_s", "speedup"}
+    assert set(one["categories"]) == set(data["predicted_speedup"]["ngram"]) == {"copy", "talk"}
+    assert all(seconds > 0 for curve in data["curves"].values() for seconds in curve.values())
+    assert {"argv", "machine", "versions", "models", "suite", "profiles", "seed"} <= data["setup"].keys()
 
 
 def test_a_speedup_that_is_missed_exits_with_1(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,3 +120,34 @@ def test_doctor_measures_and_advises(tiny: Path, capsys: pytest.CaptureFixture[s
     assert data["target_ms"]["1"] > 0
     assert 0 < len(data["advice"]) <= 3
     assert data["expected_speedup"]["low"] <= data["expected_speedup"]["high"]
+
+
+def test_what_is_measured_anew_replaces_what_was_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SPECCTL_CACHE_DIR", str(tmp_path))
+    wrong = Curve({1: {1: 9.0, 2: 9.0}}, 9.0, thorough=True)
+    right = Curve({1: {1: 1.0, 2: 1.1}}, 0.1, thorough=True)
+    monkeypatch.setattr(costs, "measure", lambda lm, *, thorough: wrong)
+    assert costs.of(shared_lm(), noisy_lm()) == Costs(wrong, wrong)
+    monkeypatch.setattr(costs, "measure", lambda lm, *, thorough: right)
+    assert costs.of(shared_lm(), noisy_lm()).target == wrong
+    assert costs.anew(shared_lm(), noisy_lm()) == costs.of(shared_lm(), noisy_lm()) == Costs(right, right)
+    assert costs.anew(shared_lm(), None) == Costs(right)
+
+
+def test_the_default_is_auto_and_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from specctl.cli import lineup
+    from specctl.profile import read
+
+    monkeypatch.chdir(tmp_path)
+    default = read.load("default")
+    assert default.drafter.method == "auto"
+    assert default.accept == "coupled", "sampled text may not depend on what forwards cost here"
+    found = lineup.line_up(["all"], {"pair": "smollm2-135m"})
+    assert found.skipped["auto"] == "the same settings as `default`"
+    assert [one.name for one in lineup.line_up(["default", "auto"], {}).profiles] == [
+        "plain",
+        "default",
+        "auto",
+    ]

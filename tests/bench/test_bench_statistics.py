@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from specctl.bench import compare, machine, report, suites, table
+from specctl.bench import compare, machine, output, report, suites, table
 from specctl.bench.report import Run, Setup
 from specctl.bench.statistics import geometric_mean, mean_interval
 from specctl.bench.summary import Weights, by_group, summarise
@@ -126,7 +126,7 @@ def test_runs_of_other_prompts_are_not_compared() -> None:
 
 def test_a_report_comes_back_as_it_was(tmp_path: Path) -> None:
     before = run(trials(1.3))
-    report.write(tmp_path / "out", before)
+    output.write(tmp_path / "out", before)
     after = report.read(tmp_path / "out")
     assert (after.trials, after.setup, after.weights) == (before.trials, before.setup, before.weights)
     assert len((tmp_path / "out" / "bench.csv").read_text().splitlines()) == 1 + len(before.trials)

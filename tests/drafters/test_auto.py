@@ -121,6 +121,18 @@ def test_choices_follow_costs_and_chances() -> None:
     assert choose([situation(model=poor.averages())], flat_costs(0.3), 8).sources == [Source.NOBODY]
 
 
+def test_rows_of_a_batch_are_decoded_plainly_where_more_tokens_cost_more() -> None:
+    """One row waits for memory, so drafts are nearly free; eight rows of five tokens are forty products."""
+    target = Curve({1: {1: 1.0, 5: 1.1}, 8: {1: 1.2, 5: 6.0}}, 0.1)
+    draft = Curve({1: {1: 0.1}, 8: {1: 0.2}}, 0.01)
+    sure = situation(lookup=[0.7, 0.5, 0.3])
+    for row, alone in ((situation(), Source.MODEL), (sure, Source.LOOKUP)):
+        assert choose([row], Costs(target, draft if row is not sure else None), 8).sources == [alone]
+        assert choose([row] * 8, Costs(target, draft), 8).sources == [Source.NOBODY] * 8
+    cheap = Curve({1: {1: 1.0, 5: 1.1}, 8: {1: 1.2, 5: 1.4}}, 0.1)
+    assert choose([situation()] * 8, Costs(cheap, draft), 8).sources == [Source.MODEL] * 8
+
+
 def test_a_model_that_was_given_up_is_tried_again() -> None:
     model = Yield()
     for _ in range(50):

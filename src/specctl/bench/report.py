@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,9 +10,8 @@ from typing import Any
 from specctl.bench.summary import Summary, Weights, summarise
 from specctl.bench.trial import Trial
 from specctl.errors import RequestError
-from specctl.store.files import write_atomic
 
-SCHEMA = 1
+SCHEMA = 2
 _MAX_BYTES = 256_000_000
 
 
@@ -42,7 +39,8 @@ class Setup:
 class Run:
     """`complete` is False when the run was cut short; `trials` holds whole groups only.
 
-    `predicted`: speedups at batch 1 from cost curves and a trace, by contestant.
+    `predicted`: speedups at batch 1 from cost curves and a trace, by contestant and kind. `curves`: seconds of a
+    forward of one row, by model and tokens, as far as they are known.
     """
 
     setup: Setup
@@ -50,7 +48,8 @@ class Run:
     weights: dict[str, Weights]
     trials: list[Trial] = field(default_factory=list)
     complete: bool = False
-    predicted: dict[str, float] = field(default_factory=dict)
+    predicted: dict[str, dict[str, float]] = field(default_factory=dict)
+    curves: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def summaries(self) -> list[Summary]:
         return summarise(self.trials, self.weights, self.baseline)
@@ -65,6 +64,7 @@ class Run:
             "weights": {name: asdict(one) for name, one in self.weights.items()},
             "summary": [one.to_json() for one in self.summaries()],
             "predicted_speedup": self.predicted,
+            "curves": self.curves,
             "trials": [one.to_json() for one in self.trials],
         }
 
@@ -85,6 +85,10 @@ def read(path: Path) -> Run:
             [Trial.from_json(one) for one in data["trials"]],
             data["complete"],
             data["predicted_speedup"],
+            {
+                name: {int(tokens): float(seconds) for tokens, seconds in curve.items()}
+                for name, curve in data["curves"].items()
+            },
         )
     except FileNotFoundError:
         raise RequestError(f"there is no file `{file}`", hint="`bench -o DIR` writes one") from None
@@ -94,25 +98,3 @@ def read(path: Path) -> Run:
         raise RequestError(
             f"`{file}` is no report of `specctl bench`", hint="give a folder written with `bench -o`"
         ) from None
-
-
-def write(folder: Path, run: Run) -> None:
-    """`bench.json` and `bench.csv`. Raises MachineError if the disk refuses."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(run.to_json(), indent=1, ensure_ascii=True) + "\n"
-    write_atomic(folder / "bench.json", text.encode())
-    write_atomic(folder / "bench.csv", _csv(run.trials).encode())
-
-
-def _csv(trials: list[Trial]) -> str:
-    """One line a trial; lists are joined with semicolons."""
-    out = io.StringIO()
-    rows = [{key: _cell(value) for key, value in one.to_json().items()} for one in trials]
-    writer = csv.DictWriter(out, list(rows[0]) if rows else ["contestant"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    return ";".join(map(str, value)) if isinstance(value, tuple) else value

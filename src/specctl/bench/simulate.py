@@ -73,7 +73,7 @@ class TracedDrafter:
 
     def _tokens(self, at: int, most: int) -> list[int]:
         tokens: list[int] = []
-        for place in range(at, at + most):
+        for place in range(at, min(at + most, len(self._trace.proposed))):
             token = self._trace.proposed[place]
             if token is None:
                 return tokens

@@ -26,13 +26,17 @@ def geometric_mean(values: Sequence[float]) -> float:
     return math.exp(math.fsum(map(math.log, values)) / len(values))
 
 
+def mean_over_kinds(ratios: Mapping[str, Sequence[float]]) -> float:
+    """The geometric mean over kinds of the one within each: a kind with more prompts counts no more than others."""
+    return geometric_mean([geometric_mean(values) for values in ratios.values()])
+
+
 def mean_interval(ratios: Mapping[str, Sequence[float]], seed: int = 0) -> Interval:
-    """The geometric mean over kinds of the one within each: a kind with more prompts counts no more than others.
+    """`mean_over_kinds` with its interval.
 
     The interval is the percentile bootstrap over prompts, within each kind where all have several prompts (then it
     speaks of more prompts of these kinds), else over kinds. Efron & Tibshirani (1993), chapter 13.
     """
-    means = {kind: geometric_mean(values) for kind, values in ratios.items()}
     logs = {kind: [math.log(value) for value in values] for kind, values in ratios.items()}
     draws = random.Random(seed)
     if all(len(values) > 1 for values in logs.values()):
@@ -44,9 +48,7 @@ def mean_interval(ratios: Mapping[str, Sequence[float]], seed: int = 0) -> Inter
         for _ in range(RESAMPLES)
     )
     cut = int(RESAMPLES * (1 - _CONFIDENCE) / 2)
-    return Interval(
-        geometric_mean(list(means.values())), math.exp(resampled[cut]), math.exp(resampled[-1 - cut])
-    )
+    return Interval(mean_over_kinds(ratios), math.exp(resampled[cut]), math.exp(resampled[-1 - cut]))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ import yaml
 
 from specctl.equivalence.suite import Prompt, read
 
-__all__ = ["Group", "Prompt", "builtin", "digest", "groups", "of_each_kind", "read"]
+__all__ = ["Group", "Prompt", "builtin", "digest", "groups", "of_each_kind", "read", "tuning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,17 @@ class Group:
 
 
 def builtin() -> list[Prompt]:
-    """Eight kinds of six prompts each, written for this."""
-    text = Path(__file__).with_name("builtin.yaml").read_text(encoding="utf-8")
+    """Eight kinds of six prompts each, written for measuring."""
+    return _written("builtin.yaml")
+
+
+def tuning() -> list[Prompt]:
+    """Eight kinds of two prompts each, to choose settings with; none of them is in the built-in suite."""
+    return _written("tuning.yaml")
+
+
+def _written(name: str) -> list[Prompt]:
+    text = Path(__file__).with_name(name).read_text(encoding="utf-8")
     return [
         Prompt(f"{kind}-{number}", prompt.strip(), kind)
         for kind, prompts in yaml.safe_load(text).items()

@@ -9,18 +9,26 @@ the trace has the target's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 
 from torch import Tensor
 
 from specctl.decode.draft import Draft, Drafter, Parts, Request, Row, Scored, build_drafter, share_cache
 from specctl.decode.loop import decode
+from specctl.decode.sampling import Law
+from specctl.decode.stats import Stats
 from specctl.decode.target import Target
 from specctl.events import Emitted
 from specctl.models.cache import SlotCache
+from specctl.models.lm import LM
+from specctl.models.trimmed import widen
 from specctl.profile.drafters import DraftModelParams, NoneParams, SelfParams
 from specctl.session import Session
+
+_CHUNK = 64
+"""Positions looked at in one forward: it bounds the logits that are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +101,61 @@ def _one_token(session: Session) -> NoneParams | SelfParams | DraftModelParams:
     if session.draft.twin:
         return SelfParams(method="self", draft_tokens=1, min_confidence=0.0)
     return DraftModelParams(method="draft-model", draft_tokens=1, min_confidence=0.0)
+
+
+def plain(
+    session: Session, request: Request, cancelled: Callable[[], bool] = lambda: False
+) -> tuple[tuple[int, ...], float]:
+    """The answer of plain decoding, and the seconds of a round that the target's forward does not take."""
+    capacity = min(len(request.prompt) + request.max_new_tokens, session.target.context_length) + 1
+    target = Target(session.target, slots=1, capacity=capacity)
+    rules = session.rules(session.sampler())
+    nobody = build_drafter(NoneParams(method="none"), Parts(session.target, None, rules.sampler, session.eos))
+    answer: list[int] = []
+    stats = Stats()
+    begun = perf_counter()
+    for event in decode(target, nobody, [request], rules, cancelled=cancelled):
+        stats.add(event)
+        if isinstance(event, Emitted):
+            answer += event.tokens
+    rest = perf_counter() - begun - stats.prefill_s - stats.verify_s
+    return tuple(answer), max(rest, 0.0) / max(stats.rounds, 1)
+
+
+def follow(session: Session, request: Request, answer: tuple[int, ...]) -> Trace:
+    """As `record`, for an answer that is known: the draft model reads it like a prompt, in a few forwards."""
+    if session.draft is None:
+        return Trace(request, answer, (None,) * len(answer), (1.0,) * len(answer))
+    if session.draft.twin:  # it drafts over the target's own states, which only decoding makes
+        return record(session, request)
+    proposed, confidence = proposals(
+        session.draft, session.sampler().law, request.prompt, answer, session.target.vocab_size
+    )
+    return Trace(request, answer, proposed, confidence)
+
+
+def proposals(
+    lm: LM, law: Law, prompt: tuple[int, ...], answer: tuple[int, ...], vocab_size: int
+) -> tuple[tuple[int | None, ...], tuple[float, ...]]:
+    """`lm`'s best token for each position of `answer`, and how likely it finds it; None past its context.
+
+    `vocab_size` is the target's.
+    """
+    ids = [*prompt, *answer[:-1]][: lm.context_length]
+    known = [token if token < lm.vocab_size else 0 for token in ids]
+    cache = lm.new_cache()
+    cache.admit()
+    cache.reserve(1, len(ids) + _CHUNK + lm.row_floor)
+    first = min(len(prompt) - 1, len(ids))
+    lm.prefill(cache, 0, known[:first])
+    proposed: list[int | None] = []
+    confidence: list[float] = []
+    for start in range(first, len(ids), _CHUNK):
+        chunk = known[start : start + _CHUNK]
+        logits = widen(lm.forward(cache, [chunk], range(1)), lm.kept, vocab_size)
+        cache.commit(0, len(chunk))
+        scores = law.scores(logits, [ids[: start + 1]], [ids[start + 1 : start + _CHUNK]])[0]
+        proposed += scores.argmax(dim=-1).tolist()
+        confidence += scores.softmax(dim=-1).amax(dim=-1).tolist()
+    unknown = len(answer) - len(proposed)
+    return (*proposed, *[None] * unknown), (*confidence, *[0.0] * unknown)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from specctl import paths
 from specctl.cli import console, log, ready, render
 from specctl.cli.choice import Choice
 from specctl.cli.interrupt import Interrupt
@@ -47,7 +48,8 @@ def events(profile: Profile, choice: Choice, prompt: str, wish: Wish) -> Iterato
     log.library_noise_to_file()
     status = StatusLine(under_text=False)
     if console.is_live(sys.stderr) and not wish.silent:
-        status.show("loading " + " and ".join(model.name for model in choice.models))
+        first = "" if (paths.cache_dir() / "numerics.json").exists() else "; the first time also measuring it"
+        status.show("loading " + " and ".join(model.name for model in choice.models) + first)
     try:
         session = ready.open_session(profile, choice, folders, prompt)
     finally:

@@ -22,6 +22,7 @@ from specctl.cli import (
     train,
     train_s2d,
     trim,
+    tune,
     verify,
 )
 
@@ -55,6 +56,7 @@ app.command("verify-equivalence", rich_help_panel="Measure", epilog=verify.EXAMP
 )
 app.add_typer(bench.app, rich_help_panel="Measure")
 app.command(rich_help_panel="Measure", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(rich_help_panel="Measure", epilog=tune.EXAMPLES)(tune.tune)
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Make drafts better", epilog=trim.EXAMPLES)(trim.trim)
 train.app.command(epilog=train_s2d.EXAMPLES)(train_s2d.s2d)

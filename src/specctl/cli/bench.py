@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -57,7 +59,8 @@ Predict = Annotated[
     typer.Option("--predict", help="Also foretell each speedup, from cost curves and one pass of tracing."),
 ]
 OutputDir = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write bench.json and bench.csv there.")
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="Write JSON, CSV and an HTML report there."),
 ]
 FailUnder = Annotated[
     float | None, typer.Option(metavar="X", help="Exit with 1 if a speedup is below X, for CI.")
@@ -112,7 +115,7 @@ def bench(
     )
     run = _new_run(opened, chosen.skipped, prompts, suite, repeats)
     plan = _plan(opened[0], prompts, sizes, repeats)
-    from specctl.bench import report
+    from specctl.bench import output as files
     from specctl.bench.profiles import ProfileContestant
 
     contestants: list[Contestant] = [ProfileContestant(one.session) for one in opened]
@@ -120,8 +123,9 @@ def bench(
     _measure(run, contestants, plan, output, quiet=silent)
     if predict and run.complete:
         _predict(run, opened, plan)
-        if output is not None:
-            report.write(output, run)
+    if output is not None:
+        files.write(output, run)
+        files.write_page(output, run)
     _show(run, as_json=as_json, quiet=quiet, output=output)
     if not run.complete:
         raise typer.Exit(ExitCode.INTERRUPTED)
@@ -222,7 +226,8 @@ def _measure(
     run: Run, contestants: list[Contestant], plan: Plan, output: Path | None, *, quiet: bool
 ) -> None:
     """Fills in the trials. With `output` the report is on disk after every group, so nothing is ever lost."""
-    from specctl.bench import report, runner
+    from specctl.bench import output as files
+    from specctl.bench import runner
     from specctl.cli.interrupt import Interrupt
     from specctl.cli.status import StatusLine
 
@@ -237,7 +242,7 @@ def _measure(
                 run.trials += trials
                 run.complete = number == total
                 if output is not None:
-                    report.write(output, run)
+                    files.write(output, run)
                 if live:
                     status.show(f"{number} of {total} · {_so_far(run)}")
     finally:
@@ -247,23 +252,28 @@ def _measure(
 def _predict(run: Run, opened: list[Opened], plan: Plan) -> None:
     """Raises RequestError for sampled decoding, whose drafts do not follow from the text."""
     from specctl.bench import predict, trace
-    from specctl.bench.statistics import mean_interval
+    from specctl.bench.statistics import geometric_mean
     from specctl.models import costs
 
-    for one in opened[1:]:
-        session = one.session
-        if session.profile.drafter.method not in predict.METHODS:
+    plain, *others = [one.session for one in opened]
+    if plain.info.accept != "greedy":
+        raise RequestError("only greedy decoding can be foretold", hint="leave out --predict")
+    alone = [group for group in plan.groups if group.batch_size == 1]
+    answers = [trace.plain(plain, plan.requests(group)[0]) for group in alone]
+    for session in others:
+        if session.profile.drafter.method not in predict.METHODS or not alone:
             continue
-        if session.info.accept != "greedy":
-            raise RequestError("only greedy decoding can be foretold", hint="leave out --predict")
         known = costs.of(session.target, session.draft, thorough=True)
+        known = replace(known, overhead=median(rest for _, rest in answers))
         kinds: dict[str, list[float]] = {}
-        for group in (group for group in plan.groups if group.batch_size == 1):
-            recorded = trace.record(session, plan.requests(group)[0])
-            ratio = predict.speedup(session, session.profile.drafter, recorded, known)
+        for group, (answer, _) in zip(alone, answers, strict=True):
+            traced = trace.follow(session, plan.requests(group)[0], answer)
+            ratio = predict.speedup(session, session.profile.drafter, traced, known)
             kinds.setdefault(group.category, []).append(ratio)
-        if kinds:
-            run.predicted[session.profile.name] = mean_interval(kinds).mean
+        run.predicted[session.profile.name] = {kind: geometric_mean(some) for kind, some in kinds.items()}
+        run.curves[session.target.name] = dict(known.target.points[1])
+        if session.draft is not None and known.draft is not None:
+            run.curves[session.draft.name] = dict(known.draft.points[1])
 
 
 def _so_far(run: Run) -> str:
@@ -273,6 +283,7 @@ def _so_far(run: Run) -> str:
 
 def _show(run: Run, *, as_json: bool, quiet: bool, output: Path | None) -> None:
     from specctl.bench import table
+    from specctl.bench.statistics import geometric_mean
 
     if as_json:
         console.document(run.to_json())
@@ -285,7 +296,7 @@ def _show(run: Run, *, as_json: bool, quiet: bool, output: Path | None) -> None:
         console.table(head, rows)
         for one in found:
             if one.contestant in run.predicted and one.batch_size == 1:
-                foretold = run.predicted[one.contestant]
+                foretold = geometric_mean(list(run.predicted[one.contestant].values()))
                 console.line(
                     f"{one.contestant}: predicted {foretold:.2f}, measured {one.speedup.mean:.2f} "
                     f"({foretold / one.speedup.mean - 1:+.0%})"

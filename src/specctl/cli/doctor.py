@@ -36,7 +36,7 @@ def doctor(
 ) -> None:
     """Measure machine and pair: what a forward costs, whether drafting pays, and what would help most.
 
-    Takes about a minute; what a forward costs is remembered until something changes.
+    Takes about a minute for a small pair; what a forward costs is measured anew and remembered.
     """
     from specctl.bench import doctor as examining
     from specctl.bench import suites, trace
@@ -56,7 +56,7 @@ def doctor(
     try:
         if live:
             status.show("measuring what forwards cost")
-        known = costs.of(session.target, session.draft, thorough=True)
+        known = costs.anew(session.target, session.draft)
         if live:
             status.show("recording what the draft gets right")
         ids = [session.encode(prompt.text, system=None, raw=False) for prompt in prompts]

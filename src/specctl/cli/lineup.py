@@ -55,6 +55,8 @@ def line_up(names: Sequence[str], typed: dict[str, Any]) -> Lineup:
             choice.choose(profile)
             if profiles:
                 _require_comparable(profiles[0], profile)
+            if every:
+                _require_new(profiles, profile)
         except RequestError as error:
             if not every:
                 raise
@@ -86,6 +88,13 @@ def _require_comparable(first: Profile, other: Profile) -> None:
             f"profiles `{first.name}` and `{other.name}` have different targets",
             hint="add --pair, so that all are measured on one",
         )
+
+
+def _require_new(known: Sequence[Profile], profile: Profile) -> None:
+    """Raises RequestError for the settings of a profile that is lined up already."""
+    for one in known:
+        if one.model_copy(update={"name": profile.name, "about": profile.about}) == profile:
+            raise RequestError(f"the same settings as `{one.name}`")
 
 
 def open_all(
