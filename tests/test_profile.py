@@ -383,6 +383,7 @@ class TestShipped:
             "draft-int4",
             "draft-model",
             "kangaroo",
+            "mirror",
             "ngram",
             "plain",
             "self-int4",
