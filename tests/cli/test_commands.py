@@ -18,7 +18,17 @@ from specctl.store.fetch import Fetched, Plan, PlannedFile
 from specctl.store.inventory import OnDisk
 from specctl.store.progress import Progress, SilentProgress
 
-SHIPPED = ["auto", "default", "draft-int4", "draft-model", "kangaroo", "ngram", "plain", "self-int4"]
+SHIPPED = [
+    "auto",
+    "default",
+    "draft-int4",
+    "draft-model",
+    "kangaroo",
+    "mirror",
+    "ngram",
+    "plain",
+    "self-int4",
+]
 
 
 class TestProfiles:
