@@ -392,6 +392,7 @@ class TestShipped:
             "draft-int4",
             "draft-model",
             "kangaroo",
+            "mirror",
             "ngram",
             "plain",
             "s2d",

@@ -18,7 +18,18 @@ from specctl.store.fetch import Fetched, Plan, PlannedFile
 from specctl.store.inventory import OnDisk
 from specctl.store.progress import Progress, SilentProgress
 
-SHIPPED = ["auto", "default", "draft-int4", "draft-model", "kangaroo", "ngram", "plain", "s2d", "self-int4"]
+SHIPPED = [
+    "auto",
+    "default",
+    "draft-int4",
+    "draft-model",
+    "kangaroo",
+    "mirror",
+    "ngram",
+    "plain",
+    "s2d",
+    "self-int4",
+]
 
 
 class TestProfiles:
