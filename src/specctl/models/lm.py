@@ -173,7 +173,7 @@ class LM:
     def columns(self, q: int, n: int) -> int:
         """Columns for q tokens of n rows: no product has fewer rows than the floor, neither those over all rows
         nor those of one key head, which has the queries of its group."""
-        group = self.config.num_attention_heads // self.config.num_key_value_heads
+        group = int(self.config.num_attention_heads // self.config.num_key_value_heads)
         return max(q, -(-self.row_floor // min(n, group)))
 
     def _padded(self, tokens: Sequence[Sequence[int]], n: int) -> Tensor:
