@@ -27,6 +27,7 @@ from specctl.equivalence.verdicts import Tolerance
 from specctl.events import Event
 from specctl.models.lm import LM
 from specctl.models.trimmed import cut, trimmed
+from specctl.profile.drafters import AutoParams, Drafter, DraftModelParams, SelfParams
 from specctl.session import Session
 
 __all__ = ["Options", "Watchers", "verify", "verify_greedy"]
@@ -138,10 +139,8 @@ def _self_draft(
     session: Session, subject: Subject, requests: Sequence[Request], noise: Noise | None
 ) -> Fidelity:
     """The target as its own draft model, its head trimmed like the draft's: what it proposes has to be accepted."""
-    params, lm = session.profile.drafter, session.target
-    # What `auto` would choose: never to ask a draft as slow as the target.
-    params = params.model_copy(update={"draft_tokens": params.most})
-    model = session.draft
+    lm, model = session.target, session.draft
+    params = _asking(session.profile.drafter, in_targets_cache=model is not None and model.twin)
     draft = lm if model is None else replace(lm, twin=model.twin)
     if model is not None and model.kept is not None:
         draft = trimmed(draft, cut(lm, model.kept))
@@ -155,6 +154,16 @@ def _self_draft(
     few = [replace(one, max_new_tokens=min(one.max_new_tokens, new)) for one in requests[:prompts]]
     verify_greedy(itself, few, batch_size=1, noise=noise, audit=0, watchers=Watchers(drafter=fidelity.watch))
     return fidelity
+
+
+def _asking(params: Drafter, *, in_targets_cache: bool) -> Drafter:
+    """The settings under which the model is asked in each round: left to themselves, methods that weigh costs never
+    ask a draft as slow as the target, and `auto` also proposes what it has looked up, which nobody promises."""
+    if not isinstance(params, AutoParams):
+        return params.model_copy(update={"draft_tokens": params.most})
+    if in_targets_cache:
+        return SelfParams(method="self", draft_tokens=params.most)
+    return DraftModelParams(method="draft-model", draft_tokens=params.most)
 
 
 def _law(
