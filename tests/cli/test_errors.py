@@ -51,11 +51,11 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no draft tokens": ((*P, "--draft-tokens", "0"), "`--draft-tokens` must be at least 1"),
     "65 draft tokens": ((*P, "--draft-tokens", "65"), "`--draft-tokens` must be at most 64"),
     "draft tokens in words": (
-        (*P, "--draft-tokens", "many"),
+        (*P, "-p", "ngram", "--draft-tokens", "many"),
         "`--draft-tokens` must be a whole number or `auto`",
     ),
     "a part of a draft token": (
-        (*P, "--draft-tokens", "1.5"),
+        (*P, "-p", "ngram", "--draft-tokens", "1.5"),
         "`--draft-tokens` must be a whole number or `auto`",
     ),
     "idle draft tokens": ((*P, "-p", "plain", "--draft-tokens", "2"), "of no use to method `none`"),

@@ -30,6 +30,7 @@ from specctl.decode.schedules.exspec import Exspec
 from specctl.decode.schedules.ragged import Ragged
 from specctl.decode.target import Target
 from specctl.events import Event, Prefilled, Timed
+from specctl.models import cache
 from specctl.models import lm as lm_module
 from specctl.models.cache import SlotCache, SlotLayer
 
@@ -298,8 +299,9 @@ def test_those_who_decode_wait_for_one_long_prompt_at_most() -> None:
         assert (joined[3] == joined[4]) == (together == 2)
 
 
-def test_slots_follow_the_rows_that_are_there() -> None:
+def test_slots_follow_the_rows_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """1,000 requests in 8 slots, one of them long: its room is given back, and no row leaves anything behind."""
+    monkeypatch.setattr(cache, "_GROW_BY", 16)
     long = Request(tuple(range(3, 43)) * 5, 20)
     asked = [Request((3 + i % 40, 5), 2 + i % 5, seed=i) for i in range(1000)]
     asked[100] = long

@@ -283,7 +283,7 @@ PLANTS = [
     _plant("50", "window one too wide for blocks", "window", STATE | TOKENS,
            (_SCORE, _FORWARD, "wider(self.lm, self.cache, tokens, batch)")),
     _plant("52", "draft goes on past its context", "short-draft", DEGRADED | STRUCTURE,
-           ("drafters.draft_model:DraftModel._room", ", self._lm.context_length - len(row.ids)", "")),
+           ("drafters.draft_model:DraftModel._room", ", context - len(row.ids)", "")),
     _plant("53", "ties go to the highest id", "ties", TOKENS,
            ("decode.accept:greedy", "scores.argmax(dim=-1)",
             "scores.shape[-1] - 1 - scores.flip(-1).argmax(dim=-1)")),

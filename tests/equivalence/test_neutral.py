@@ -79,7 +79,11 @@ NEUTRAL: dict[str, tuple[Edit, tuple[str, ...]]] = {
         ("draft-model", "batch", "sampled"),
     ),
     "last-request-first": (
-        Edit("decode.loop:decode", "waiting.popleft()", "waiting.pop()"),
+        Edit(
+            "decode.newcomers:Newcomers.__init__",
+            "deque(enumerate(requests))",
+            "deque(reversed(list(enumerate(requests))))",
+        ),
         ("batch", "uneven"),
     ),
     "one-row-at-a-time": (

@@ -62,7 +62,7 @@ def test_planted_masks_without_a_window_are_seen(kind: str, monkeypatch: pytest.
         positions, mask = geometry(config, *arguments)
         if isinstance(mask, dict):
             return positions, dict.fromkeys(mask, mask["full_attention"])
-        window, dtype, device = arguments
+        window, dtype, device, _ = arguments
         slots = torch.arange(window.width, device=device)
         return positions, lm_module._additive(positions[:, None, :, None] - slots >= 0, dtype)
 

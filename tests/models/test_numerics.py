@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fakes import ask, run, scripts, shared_lm, tiny_module
+from fakes import ask, run, scripts, tiny_module
 from specctl.models import numerics
 from specctl.models.lm import LM
 from specctl.models.numerics import FLOORS, holds, invariant_floor
@@ -103,28 +103,15 @@ def test_planted_single_row_kernel_needs_a_floor(
         pytest.skip("nothing holds here to begin with")
     run_module = LM._run
 
-    def lonely(lm: LM, module: Any, cache: Any, rows: range, q: int, offset: int, **inputs: Any) -> Any:
-        out = run_module(lm, module, cache, rows, q, offset, **inputs)
-        if len(rows) * max(q, lm.row_floor) == 1:
+    def lonely(lm: LM, module: Any, cache: Any, rows: range, q: int, *options: Any, **inputs: Any) -> Any:
+        out = run_module(lm, module, cache, rows, q, *options, **inputs)
+        if len(rows) * q == 1:
             out.logits = out.logits * (1 + 2**-7)
         return out
 
     monkeypatch.setattr(LM, "_run", lonely)
     assert not holds(bf16, 1)
     assert any(holds(bf16, floor) for floor in FLOORS)
-
-
-@pytest.mark.parametrize(("rows", "columns"), [(1, 4), (2, 2), (3, 2), (4, 2)])
-def test_no_product_has_fewer_rows_than_the_floor(rows: int, columns: int) -> None:
-    """Rows together make up the floor, but attention's products have one row's queries of a key head (here two)."""
-    module = shared_lm().module
-    assert module.config.num_attention_heads == 2 * module.config.num_key_value_heads
-    lm = LM(module, "floored", row_floor=4)
-    cache = lm.new_cache()
-    for _ in range(rows):
-        cache.admit()
-    assert lm.forward(cache, [[5]] * rows, range(rows)).shape[1] == 1
-    assert cache.window.q == columns
 
 
 # Remembered -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from specctl.chat import history, recording
 from specctl.chat.conversation import Conversation, Exchange
 from specctl.chat.engine import ContextFull
 from specctl.errors import MachineError
+from specctl.events import Branched
 from specctl.tui import talk
 from specctl.tui.chat import ChatScreen
 from specctl.tui.commands import COMMANDS
@@ -394,13 +394,13 @@ def test_probabilities_are_shown_once_they_are_asked_for() -> None:
 def test_a_method_may_have_a_word_for_its_round() -> None:
     async def scene(pilot: Any, screen: ChatScreen) -> None:
         await send(pilot, screen, "hello")
-        screen.run_shown.add(SimpleNamespace(row=0, round=2, mark="branch hit"))  # type: ignore[arg-type]
-        screen.run_shown.add(SimpleNamespace(row=0, round=99, mark="of no round"))  # type: ignore[arg-type]
+        screen.run_shown.add(Branched(0, 2, 0, ((1, 7), (0, 9)), True))
+        screen.run_shown.add(Branched(0, 99, 0, ((1, 7),), False))
         screen.show_run()
 
     text = play(ScriptedEngine(), scene)
-    assert "↳ branch hit" in text
-    assert "of no round" not in text
+    assert "↳ 2 ahead hit" in text
+    assert "1 ahead" not in text, "of a round that is not shown"
 
 
 def test_completions_are_chosen_by_arrows_too() -> None:

@@ -82,7 +82,7 @@ class Ngram:
             self._costs = parts.costs or costs.of(parts.target, None, rows=parts.rows)
         self._company = length.Company.of(parts.sampler, parts.rows)
         self._eos = parts.eos
-        self._target = parts.target
+        self._free = parts.target.row_floor - 1
         self._seen: list[Lookup] = []
         self._odds: list[Odds] = []
         self._guessed: list[tuple[int, list[Guess]]] = []  # place of the first token, by slot
@@ -94,10 +94,9 @@ class Ngram:
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         tokens, chances = [], []
         self._guessed = []
-        free = self._target.columns(1, len(rows)) - 1
         for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
             self._seen[slot].extend(row.ids)
-            guesses, chance = self._guesses(slot, row.ids, min(most, self._params.most), free)
+            guesses, chance = self._guesses(slot, row.ids, min(most, self._params.most))
             self._guessed.append((len(row.ids), guesses))
             tokens.append([guess.token for guess in guesses])
             chances.append(chance)
@@ -108,13 +107,8 @@ class Ngram:
             chances = [one[:most] for one, most in zip(chances, lengths, strict=True)]
         return Draft(tokens, confidence=chances)
 
-    def _guesses(
-        self, slot: int, ids: Sequence[int], limit: int, free: int
-    ) -> tuple[list[Guess], list[float]]:
-        """The draft behind `ids`, and how likely each of its tokens is if those before it are right.
-
-        Of `free` tokens the place costs nothing.
-        """
+    def _guesses(self, slot: int, ids: Sequence[int], limit: int) -> tuple[list[Guess], list[float]]:
+        """The draft behind `ids`, and how likely each of its tokens is if those before it are right."""
         seen, odds = self._seen[slot], self._odds[slot]
         text = list(ids[-self._params.max_ngram :])
         guesses: list[Guess] = []
@@ -122,13 +116,13 @@ class Ngram:
         all_right = 1.0
         while len(guesses) < limit and not (guesses and guesses[-1].token in self._eos):
             guess = seen.next(text)
-            if guess is None and not guesses and free and self._params.min_ngram == 1:
+            if guess is None and not guesses and self._free and self._params.min_ngram == 1:
                 guess = most_frequent(ids)
             if guess is None:
                 break
             chance = odds.chance(guess)
             all_right *= chance
-            if all_right < _WORTH and len(guesses) >= free:
+            if all_right < _WORTH and len(guesses) >= self._free:
                 break
             guesses.append(guess)
             chances.append(chance)

@@ -36,10 +36,9 @@ class Tree:
 class LM:
     """A model, where it lives, the fewest rows a forward may have, and which tokens it can say.
 
-    `row_floor` > 1 keeps every forward on the same kernels: where the rows together are fewer, they get dummy
-    columns behind the real ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept`
-    `[k]`: the ids its logits are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k
-    then.
+    `row_floor` > 1 keeps every forward on the same kernels: short inputs get dummy columns behind the real
+    ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept` `[k]`: the ids its logits
+    are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k then.
     `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`).
     `exits`: a sorted draft's (`models/sorted_draft.py`) depths, each with the probability of its best token up to
     which a deeper one is asked. `twin`: a copy of a target's layers in other weights, which can go on from the
@@ -97,7 +96,7 @@ class LM:
         nothing is committed.
         """
         q = len(tokens[0])
-        inputs = self._padded(tokens, len(rows))
+        inputs = self._padded(tokens)
         out = self._run(self.module, cache, rows, inputs.shape[1], offset, tree, input_ids=inputs)
         # Dummy columns go through the head too: its product with a single row has other bits.
         return cast(Tensor, out.logits)[:, :q]
@@ -120,12 +119,12 @@ class LM:
         view = self._view(start, stop)
         if isinstance(inputs, Tensor):
             q = inputs.shape[1]
-            missing = self.columns(q, len(rows)) - q
+            missing = max(self.row_floor - q, 0)
             padded = torch.cat([inputs, inputs[:, -1:].expand(-1, missing, -1)], dim=1)
             out = self._run(view, cache, rows, padded.shape[1], offset, inputs_embeds=padded)
         else:
             q = len(inputs[0])
-            tokens = self._padded(inputs, len(rows))
+            tokens = self._padded(inputs)
             out = self._run(view, cache, rows, tokens.shape[1], offset, input_ids=tokens)
         return cast(Tensor, out.logits if stop is None else out.last_hidden_state)[:, :q]
 
@@ -170,21 +169,15 @@ class LM:
             use_cache=True,
         )
 
-    def columns(self, q: int, n: int) -> int:
-        """Columns for q tokens of n rows: no product has fewer rows than the floor, neither those over all rows
-        nor those of one key head, which has the queries of its group."""
-        group = int(self.config.num_attention_heads // self.config.num_key_value_heads)
-        return max(q, -(-self.row_floor // min(n, group)))
-
-    def _padded(self, tokens: Sequence[Sequence[int]], n: int) -> Tensor:
-        missing = self.columns(len(tokens[0]), n) - len(tokens[0])
+    def _padded(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        missing = max(self.row_floor - len(tokens[0]), 0)
         return torch.tensor([[*row, *[row[-1]] * missing] for row in tokens], device=self.device)
 
     def prefill(self, cache: SlotCache, row: int, ids: Sequence[int]) -> None:
         """Append `ids` to one row and commit them, chunk by chunk; no logits are returned."""
         for start in range(0, len(ids), PREFILL_CHUNK):
             chunk = ids[start : start + PREFILL_CHUNK]
-            inputs = self._padded([chunk], 1)
+            inputs = self._padded([chunk])
             only_row = range(row, row + 1)
             self._run(self.module, cache, only_row, inputs.shape[1], 0, input_ids=inputs, logits_to_keep=1)
             cache.commit(row, len(chunk))

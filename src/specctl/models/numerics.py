@@ -29,7 +29,7 @@ _PROBES = (  # tokens of context; shapes: (rows, columns)
     # float32 attention changes kernels between some 150 and 500 slots.
     (
         250,
-        ((1, 3), (1, 4), (1, 5), (1, 6), (1, 9), (1, 13), (2, 1), (3, 1), (2, 2), (3, 5), (1, 33), (1, 65)),
+        ((1, 3), (1, 4), (1, 5), (1, 6), (1, 9), (1, 13), (2, 2), (3, 5), (1, 33), (1, 65)),
     ),
     # Sums over more than 1024 slots are split by their number, which a longer neighbour sets.
     (700, ((1, 5), (3, 5))),
