@@ -33,6 +33,8 @@ class DraftModel:
     """
 
     needs: frozenset[int] = frozenset()
+    keeps_cache = True
+    """Whether the cache is its own to fill, move and roll back."""
 
     def __init__(self, params: DraftModelParams | SelfParams, parts: Parts) -> None:
         assert parts.draft is not None
@@ -51,14 +53,18 @@ class DraftModel:
             self._lengths = Lengths(params.most, known, Company.of(parts.sampler, parts.rows))
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
+        if self.keeps_cache:
+            self._take_in(row)
+        if self._lengths is not None:
+            self._lengths.begin()
+
+    def _take_in(self, row: Row) -> None:
         slot = self._cache.admit()
         if len(row.ids) <= self._lm.context_length:
             capacity = len(row.ids) + row.request.max_new_tokens + self._params.most
             self._cache.reserve(slot + 1, capacity + self._lm.row_floor)
             if self._lengths is None:
                 self._lm.prefill(self._cache, slot, self._known(row.ids[:-1]))
-        if self._lengths is not None:
-            self._lengths.begin()
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         room = self._room(rows, budget)
@@ -88,18 +94,21 @@ class DraftModel:
         return Draft(drafts, torch.stack(laws, dim=1) if laws else None, confidence=known)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        for slot, n in enumerate(accepted):
-            self._cache.commit(slot, min(n, self._fed))
+        if self.keeps_cache:
+            for slot, n in enumerate(accepted):
+                self._cache.commit(slot, min(n, self._fed))
         if self._lengths is not None:
             self._lengths.observe(self._drafted, accepted)
 
     def swap(self, one: int, other: int) -> None:
-        self._cache.swap(one, other)
+        if self.keeps_cache:
+            self._cache.swap(one, other)
         if self._lengths is not None:
             self._lengths.swap(one, other)
 
     def drop(self, slot: int) -> None:
-        self._cache.release(slot)
+        if self.keeps_cache:
+            self._cache.release(slot)
         if self._lengths is not None:
             self._lengths.drop(slot)
 
@@ -163,20 +172,10 @@ class OwnWeights(DraftModel):
     target's own states into the same slots before any is committed.
     """
 
+    keeps_cache = False
+
     def share(self, cache: SlotCache) -> None:
         self._cache = cache
-
-    def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
-        """The target has read the prompt."""
-
-    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
-        """The target has written its states over the draft's."""
-
-    def swap(self, one: int, other: int) -> None:
-        """The cache is the target's to move."""
-
-    def drop(self, slot: int) -> None:
-        """The cache is the target's to move."""
 
     def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> Tensor:
         """The cache holds all but each row's last token. Logits `[n, vocab]` behind that."""
