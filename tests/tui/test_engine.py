@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import current_thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ from tui_scenes import SKY, profile, stream
 
 from specctl.chat.engine import ContextFull
 from specctl.chat.local import LEAST_ROOM, LocalEngine
+from specctl.chat.one_thread import OneThread
 from specctl.errors import MachineError
 from specctl.store.progress import SilentProgress
 
@@ -108,3 +111,49 @@ def test_the_target_and_its_cache_outlive_a_switch_of_profile() -> None:
     engine.open(profile(dtype="float64"), SilentProgress())
     assert engine._opened.target is not target
     assert engine._opened.kept is None
+
+
+class Threads:
+    """Remembers which thread each call came in."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.closed = False
+
+    def open(self, profile: Any, progress: Any) -> Any:
+        self.seen.append(current_thread().name)
+        raise MachineError("out of memory", hint="less")
+
+    def reply(self, messages: Any, **options: Any) -> Any:
+        try:
+            for number in range(3):
+                self.seen.append(current_thread().name)
+                yield number
+        finally:
+            self.seen.append(current_thread().name)
+            self.closed = True
+
+
+def test_models_compute_in_one_thread_whoever_asks() -> None:
+    engine = Threads()
+    one: Any = OneThread(engine)  # type: ignore[arg-type]
+
+    def ask() -> list[Any]:
+        return list(one.reply([], cancelled=lambda: False))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [answer.result() for answer in [pool.submit(ask), pool.submit(ask)]] == [[0, 1, 2]] * 2
+    with pytest.raises(MachineError, match="out of memory"):
+        one.open(None, None)
+    assert len(engine.seen) == 9
+    assert len(set(engine.seen)) == 1
+    assert current_thread().name not in engine.seen
+
+
+def test_a_reply_that_is_given_up_is_closed() -> None:
+    engine = Threads()
+    events: Any = OneThread(engine).reply([], cancelled=lambda: False)  # type: ignore[arg-type]
+    assert next(events) == 0
+    assert not engine.closed
+    events.close()
+    assert engine.closed

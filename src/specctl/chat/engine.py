@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,7 +72,7 @@ class Engine(Protocol):
         plain: bool = False,
         attempt: int = 0,
         cancelled: Callable[[], bool],
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Answer the last message, without drafts if `plain`; ends within a round once `cancelled` is true.
 
         `attempt` counts retries: each has another seed. Raises ContextFull.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -68,7 +68,7 @@ class LocalEngine:
         plain: bool = False,
         attempt: int = 0,
         cancelled: Callable[[], bool],
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         session = self._plain() if plain else self._opened
         prompt = self._fitting(session, messages)
         profile = session.profile

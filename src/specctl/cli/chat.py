@@ -82,8 +82,9 @@ def _run(settings: Profile, found: recording.Recording | None, *, save: bool, ra
     log.library_noise_to_file()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from specctl.chat.local import LocalEngine
+    from specctl.chat.one_thread import OneThread
 
-    engine = LocalEngine(ready.open_for_chat, ready.missing_for_chat)
+    engine = OneThread(LocalEngine(ready.open_for_chat, ready.missing_for_chat))
     path = recording.new_path() if save else None
     screen = ChatScreen(engine, settings, path, found.conversation if found else None)
     screen.race_first = race

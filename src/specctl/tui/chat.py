@@ -236,7 +236,7 @@ class ChatScreen(Screen[None]):
         self.call_later(self._finished)
 
     async def _drain_in_turn(self) -> None:
-        """As often as the screen is drawn, and no more than a third of the time in all."""
+        """As often as the screen is drawn, and no more than a tenth of the time in all."""
         if self._fetching.line():
             self.query_one(Bar).do(self._fetching.line())
         begun = monotonic()
@@ -246,7 +246,7 @@ class ChatScreen(Screen[None]):
 
     def _rest(self, begun: float) -> None:
         now = monotonic()
-        self._rest_until = now + 2 * (now - begun)
+        self._rest_until = now + 9 * (now - begun)
 
     async def _drain(self) -> None:
         """Everything that came in since the last screen update, at once."""
