@@ -67,9 +67,8 @@ class SlotLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         slots, capacity = self._cache.slots, self._cache.capacity
-        # Zeros, not empty: a masked slot is multiplied by zero, and 0 * NaN is NaN.
-        self.keys = key_states.new_zeros(slots, key_states.shape[1], capacity, key_states.shape[3])
-        self.values = value_states.new_zeros(slots, value_states.shape[1], capacity, value_states.shape[3])
+        self.keys = _zeros(key_states, slots, capacity)
+        self.values = _zeros(value_states, slots, capacity)
         self.is_initialized = True
 
     def update(
@@ -125,8 +124,17 @@ class SlotLayer(CacheLayerMixin):
         return -1
 
 
+def _zeros(like: Tensor, slots: int, capacity: int) -> Tensor:
+    """Zeros, not empty: a masked slot is multiplied by zero, and 0 * NaN is NaN.
+
+    Forwards are in inference mode, and what is made in it could not be written to outside of it.
+    """
+    with torch.inference_mode(mode=False):
+        return like.new_zeros(slots, like.shape[1], capacity, like.shape[3])
+
+
 def _resized(old: Tensor, slots: int, capacity: int) -> Tensor:
-    new = old.new_zeros(slots, old.shape[1], capacity, old.shape[3])
+    new = _zeros(old, slots, capacity)
     slots, capacity = min(slots, old.shape[0]), min(capacity, old.shape[2])
     new[:slots, :, :capacity] = old[:slots, :, :capacity]
     return new

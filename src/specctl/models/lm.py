@@ -128,7 +128,7 @@ class LM:
             out = self._run(view, cache, rows, tokens.shape[1], offset, input_ids=tokens)
         return cast(Tensor, out.logits if stop is None else out.last_hidden_state)[:, :q]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def read_out(self, states: Tensor) -> Tensor:
         """Logits `[n, q, vocab]` of hidden states `[n, q, H]` after any layer: the norm and the head alone."""
         n, q, _ = states.shape
@@ -145,7 +145,7 @@ class LM:
             self._views[start, stop] = views.segment(self.module, start, stop)
         return self._views[start, stop]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _run(
         self,
         module: nn.Module,
