@@ -189,7 +189,7 @@ class S2D:
 
     def _read_out(self, states: Tensor) -> tuple[Tensor, list[float]]:
         """Logits `[n, head]` of states `[n, 1, H]`, and the best token's probability."""
-        logits = self._lm.read_out(states)[:, 0]
+        logits = self._lm.read_out(states)[:, 0].clone()  # to be written to, which an inference tensor cannot
         wide = torch.promote_types(logits.dtype, torch.float32)
         return logits, cast(list[float], logits.softmax(dim=-1, dtype=wide).amax(dim=-1).tolist())
 
