@@ -72,7 +72,7 @@ def _attend(
     scores.view(n, n_kv, heads // n_kv, q, -1).add_(attention_mask[:, :, None])
     # Not in the model's own 16 bits: that kernel's sums depend on the number of slots.
     wide = torch.promote_types(query.dtype, torch.float32)
-    mixed = _weighted_sum(scores.softmax(dim=-1, dtype=wide).to(query.dtype), values)
+    mixed = _weighted_sum(scores.to(wide).softmax(dim=-1).to(query.dtype), values)
     return mixed.view(n, heads, q, -1).transpose(1, 2).contiguous()
 
 
