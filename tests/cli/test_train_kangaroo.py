@@ -110,7 +110,7 @@ def test_an_adapter_of_another_target_is_refused(train: Train, cli: Cli, tmp_pat
     assert train("out").code == 0
     done = answer(cli, save(tmp_path / "other", seed=1), "out")
     assert done.code == ExitCode.REQUEST
-    assert "was trained on another target" in done.err
+    assert "was trained for another model" in done.err
 
 
 def test_interrupted_training_leaves_an_adapter_and_goes_on(

@@ -194,7 +194,7 @@ def test_the_wrong_target_is_refused(tmp_path: Path) -> None:
     lm, other = tiny_lm(), tiny_lm(seed=1)
     made = Adapter(lm, Shape(2, "layer"))
     adapters.write(tmp_path, lm, made.state_dict(), made.shape, None, {})
-    with pytest.raises(ModelFileError, match="another target"):
+    with pytest.raises(ModelFileError, match="another model"):
         adapters.read(tmp_path, other)
     wider = copy.copy(lm)
     wider.module = copy.deepcopy(lm.module).float()

@@ -22,6 +22,7 @@ from specctl.models import sorted_draft
 from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
 from specctl.models.sorted_draft import Shape, SortedDraft
+from specctl.models.trained import fingerprint, write_card
 from specctl.profile import read
 from specctl.profile.drafters import S2DParams
 from specctl.session import open_session
@@ -349,7 +350,7 @@ def test_the_wrong_base_is_refused(tmp_path: Path) -> None:
     base = tiny_lm()
     made = SortedDraft(base, Shape((1, 2)))
     sorted_draft.write(tmp_path, base, made.state_dict(), made.shape, None, {})
-    with pytest.raises(ModelFileError, match="cut from another model"):
+    with pytest.raises(ModelFileError, match="trained for another model"):
         sorted_draft.read(tmp_path, tiny_lm(seed=1))
 
 
@@ -374,8 +375,8 @@ def test_thresholds_belong_to_a_target(tmp_path: Path) -> None:
     sorted_draft.write(tmp_path, base, {}, shape, None, {})
     assert sorted_draft.thresholds(tmp_path, shape, base) == (0.5, 0.5, 0.0)
     card = sorted_draft.read_card(tmp_path)
-    card["targets"][sorted_draft.fingerprint(other)] = {"thresholds": [0.9, 0.2, 0]}
-    sorted_draft.write_card(tmp_path, card)
+    card["targets"][fingerprint(other)] = {"thresholds": [0.9, 0.2, 0]}
+    write_card(tmp_path, card)
     assert sorted_draft.thresholds(tmp_path, shape, other) == (0.9, 0.2, 0.0)
     assert sorted_draft.thresholds(tmp_path, shape, base) == (0.5, 0.5, 0.0)
     with pytest.raises(ModelFileError, match="threshold for each depth"):

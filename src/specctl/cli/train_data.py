@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from specctl.errors import RequestError
-from specctl.models.adapter import fingerprint
+from specctl.models.trained import fingerprint
 from specctl.training import conversation_file, conversations
 from specctl.training.conversations import Conversation, Lengths
 from specctl.trim import gather

@@ -20,6 +20,7 @@ from specctl.cli.status import StatusLine
 from specctl.errors import ExitCode, RequestError
 from specctl.models import adapter as adapters
 from specctl.models.adapter import Block, Shape
+from specctl.models.trained import fingerprint
 from specctl.profile import override, read, yaml_file
 from specctl.store import fetch
 from specctl.training import capture, predict, shards
@@ -204,7 +205,7 @@ def _probed(job: _Job, depths: list[int], folder: Path) -> int:
 def _trained(job: _Job, shape: Shape, output: Path) -> _Made:
     lm, settings = job.session.target, job.wish.settings
     objective = Kangaroo(lm, shape, job.kept, job.data)
-    about = json.dumps(["kangaroo", adapters.fingerprint(lm), asdict(shape)])
+    about = json.dumps(["kangaroo", fingerprint(lm), asdict(shape)])
     trainer = Trainer(objective, Split(job.data.lengths), settings, output, about)
     trainer.resume()
     drafting = adapters.Adapter(lm, shape).to(lm.device, lm.dtype)

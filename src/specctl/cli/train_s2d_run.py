@@ -22,10 +22,10 @@ from specctl.cli.interrupt import Interrupt
 from specctl.cli.status import StatusLine
 from specctl.errors import ExitCode, RequestError
 from specctl.models import costs, sorted_draft
-from specctl.models.adapter import fingerprint
 from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
 from specctl.models.sorted_draft import Shape
+from specctl.models.trained import fingerprint, write_card
 from specctl.training import thresholds
 from specctl.training.conversations import Conversation
 from specctl.training.kangaroo import frequent_tokens
@@ -172,9 +172,9 @@ def fit(
     """
     card = sorted_draft.read_card(folder)
     target = session.target
-    trained, kept = sorted_draft.read(folder, base)
-    draft, _ = cheapened(trained.merged(base, kept), "int4")
-    draft.exits = tuple((depth, 0.0) for depth in trained.shape.depths)
+    weights, kept = sorted_draft.read(folder, base)
+    draft, _ = cheapened(weights.merged(base, kept), "int4")
+    draft.exits = tuple((depth, 0.0) for depth in weights.shape.depths)
     with Interrupt() as interrupt:
         view = _View(quiet=quiet or as_json)
         try:
@@ -196,12 +196,12 @@ def fit(
         "prices_s": asdict(prices),
     }
     card["targets"][fingerprint(target)] = entry
-    sorted_draft.write_card(folder, card)
+    write_card(folder, card)
     if as_json:
         console.document({"schema": 1, "path": str(folder), **entry})
         return
     console.line(f"thresholds of {folder} for {session.info.target}: {', '.join(map(str, found.thresholds))}")
-    shares = zip(trained.shape.depths, agreement, found.exits, found.static, strict=True)
+    shares = zip(weights.shape.depths, agreement, found.exits, found.static, strict=True)
     for depth, right, share, alone in shares:
         console.line(f"  depth {depth}: right {right:.1%}, answers {share:.1%}, alone {alone:.2f} x plain")
     console.line(f"  promised {found.speedup:.2f} x plain here")

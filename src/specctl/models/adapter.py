@@ -7,29 +7,19 @@ arXiv:2404.18911, section 3. The block is a copy of a layer of the target, so he
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from specctl import paths
-from specctl.errors import MissingError, ModelFileError, RequestError
-from specctl.models import trimmed
+from specctl.errors import ModelFileError, RequestError
+from specctl.models import trained, trimmed
 from specctl.models.lm import LM
 from specctl.models.views import shallow_copy
-from specctl.store.files import write_atomic
-from specctl.store.safetensors_screen import read_header
 
-FILE = "kangaroo.safetensors"
-CARD = "card.json"
-FORMAT = "specctl-kangaroo-1"
+KIND = trained.Kind("kangaroo", "Kangaroo adapter", "drafter.adapter")
 
 Block = Literal["attention", "layer", "two-layers"]
 
@@ -109,83 +99,33 @@ def readout(lm: LM, adapter: Adapter, kept: Tensor | None = None) -> LM:
     return view
 
 
-def fingerprint(lm: LM) -> str:
-    """Which weights these are, by 64 numbers of every tensor: the same in bfloat16 and wider."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(lm.module.named_parameters()):
-        flat = parameter.detach().flatten()
-        some = flat[:: max(flat.numel() // 64, 1)].to("cpu", torch.bfloat16).view(torch.int16)
-        digest.update(f"{name} {tuple(parameter.shape)} ".encode() + some.numpy().tobytes())
-    return digest.hexdigest()
-
-
 def write(
     folder: Path,
     lm: LM,
     tensors: Mapping[str, Tensor],
     shape: Shape,
     kept: Tensor | None,
-    card: dict[str, Any],
+    card: Mapping[str, Any],
 ) -> None:
     """An adapter's state dict and its card, in the target's dtype."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stored = {name: tensor.detach().to("cpu", lm.dtype).contiguous() for name, tensor in tensors.items()}
-    if kept is not None:
-        stored["kept"] = kept.to("cpu", torch.int32)
-    facts = {"format": FORMAT, "target": fingerprint(lm), "shape": json.dumps(asdict(shape))}
-    write_atomic(folder / FILE, save(stored, metadata=facts))
-    text = json.dumps(
-        {**asdict(shape), "target": {"name": lm.name, "fingerprint": facts["target"]}, **card}, indent=2
-    )
-    write_atomic(folder / CARD, text.encode() + b"\n")
+    trained.write(KIND, folder, lm, tensors, asdict(shape), kept, card)
 
 
 def read(folder: Path, lm: LM) -> tuple[Adapter, Tensor | None]:
-    """The adapter in `folder` for `lm`, and the ids its head is trimmed to.
-
-    Raises ModelFileError unless it is whole and was trained on these very weights: on others it drafts nonsense,
-    which costs speed and shows nowhere else.
-    """
-    path = folder / FILE
-    if not path.is_file():
-        _refuse(folder, f"has no `{FILE}`")
-    read_header(path)
+    """The adapter in `folder` for `lm`, and the ids its head is trimmed to. Raises ModelFileError."""
+    stored = trained.read(KIND, folder, lm)
     try:
-        with safe_open(path, framework="pt") as file:
-            facts: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"cannot read `{path}`: {error}") from error
-    if facts.get("format") != FORMAT:
-        _refuse(folder, "is not a Kangaroo adapter of this version of specctl")
-    if facts.get("target") != fingerprint(lm):
-        _refuse(folder, f"was trained on another target than `{lm.name}`")
-    kept = tensors.pop("kept", None)
-    try:
-        adapter = Adapter(lm, Shape(**json.loads(facts["shape"])))
-        adapter.load_state_dict(tensors)
-    except (RuntimeError, KeyError, TypeError, ValueError, RequestError) as error:
+        adapter = Adapter(lm, Shape(**stored.shape))
+        adapter.load_state_dict(stored.tensors)
+    except (RuntimeError, TypeError, ValueError, RequestError) as error:
         raise ModelFileError(f"the adapter `{folder}` does not fit `{lm.name}`: {error}") from error
-    if kept is not None and not trimmed.is_map(kept, lm.vocab_size):
-        _refuse(folder, "keeps tokens the target does not have")
-    return adapter.to(lm.device, lm.dtype).eval(), None if kept is None else kept.long()
+    return adapter.to(lm.device, lm.dtype).eval(), stored.kept
 
 
 def shipped(lm: LM) -> Path:
     """The folder of the adapter that comes with specctl for these weights. Raises MissingError."""
-    mine = fingerprint(lm)
-    for card in sorted(paths.shipped_weights_dir().glob(f"kangaroo/*/{CARD}")):
-        if json.loads(card.read_text(encoding="utf-8"))["target"]["fingerprint"] == mine:
-            return card.parent
-    raise MissingError(
-        f"no Kangaroo adapter is shipped for `{lm.name}`",
-        hint="train one with `specctl train kangaroo` and give it as `drafter.adapter`",
-    )
+    return trained.shipped(KIND, lm)
 
 
 def _base(lm: LM) -> Any:
     return getattr(lm.module, str(lm.module.base_model_prefix))
-
-
-def _refuse(folder: Path, what: str) -> NoReturn:
-    raise ModelFileError(f"the adapter `{folder}` {what}", hint="train one with `specctl train kangaroo`")

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from specctl.errors import ModelFileError
 from specctl.models import fused
-from specctl.models.adapter import fingerprint
 from specctl.models.lm import LM
 from specctl.models.quantize import Maker, Scheme, replaced, stored
 from specctl.models.quantize.stored import Place, Stored
+from specctl.models.trained import fingerprint
 from specctl.store import quantized
 
 _HEAD = "lm_head"

@@ -12,26 +12,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from specctl import paths
-from specctl.errors import MissingError, ModelFileError, RequestError
-from specctl.models import trimmed
-from specctl.models.adapter import fingerprint
+from specctl.errors import ModelFileError, RequestError
+from specctl.models import trained, trimmed
 from specctl.models.lm import LM
 from specctl.models.views import shallow_copy
-from specctl.store.files import write_atomic
-from specctl.store.safetensors_screen import read_header
 
-FILE = "s2d.safetensors"
-CARD = "card.json"
-FORMAT = "specctl-s2d-1"
+KIND = trained.Kind("s2d", "sorted draft", "drafter.weights")
 CLIMB = 0.5
 """Climb on from a depth whose best token is no likelier than this, until thresholds are fitted (the paper's)."""
 
@@ -152,96 +144,47 @@ def write(
     tensors: Mapping[str, Tensor],
     shape: Shape,
     kept: Tensor | None,
-    card: dict[str, Any],
+    card: Mapping[str, Any],
 ) -> None:
     """A sorted draft's state dict, in the base's dtype, and its card."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stored = {name: tensor.detach().to("cpu", base.dtype).contiguous() for name, tensor in tensors.items()}
-    if kept is not None:
-        stored["kept"] = kept.to("cpu", torch.int32)
-    mark = fingerprint(base)
-    facts = json.dumps({"format": FORMAT, "base": mark, "shape": asdict(shape)}, sort_keys=True)
-    # One entry: safetensors writes several in any order, and files made twice should be equal.
-    write_atomic(folder / FILE, save(stored, metadata={"facts": facts}))
-    write_card(
-        folder, {**asdict(shape), "base": {"name": base.name, "fingerprint": mark}, "targets": {}, **card}
-    )
-
-
-def write_card(folder: Path, card: dict[str, Any]) -> None:
-    write_atomic(folder / CARD, json.dumps(card, indent=2).encode() + b"\n")
+    trained.write(KIND, folder, base, tensors, asdict(shape), kept, {"targets": {}, **card})
 
 
 def read_card(folder: Path) -> dict[str, Any]:
     """Raises ModelFileError."""
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        card = json.loads((folder / trained.CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"cannot read `{folder / CARD}`: {error}", hint=_TRAIN) from None
+        raise ModelFileError(f"cannot read `{folder / trained.CARD}`: {error}", hint=KIND.hint) from None
     if not isinstance(card, dict) or not isinstance(card.get("targets"), dict):
-        _refuse(folder, "has a card without targets")
+        KIND.refuse(folder, "has a card without targets")
     return card
 
 
 def read(folder: Path, base: LM) -> tuple[SortedDraft, Tensor | None]:
-    """The sorted draft in `folder`, and the ids its head is trimmed to.
-
-    Raises ModelFileError unless it is whole and was cut from the weights of `base`: with another embedding it
-    drafts nonsense, which costs speed and shows nowhere else.
-    """
-    path = folder / FILE
-    if not path.is_file():
-        _refuse(folder, f"has no `{FILE}`")
-    read_header(path)
+    """The sorted draft in `folder`, and the ids its head is trimmed to. Raises ModelFileError."""
+    stored = trained.read(KIND, folder, base)
     try:
-        with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("facts", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelFileError(f"cannot read `{path}`: {error}") from error
-    if facts.get("format") != FORMAT:
-        _refuse(folder, "is not a sorted draft of this version of specctl")
-    if facts.get("base") != fingerprint(base):
-        _refuse(folder, f"was cut from another model than `{base.name}`")
-    kept = tensors.pop("kept", None)
-    try:
-        shape = facts["shape"]
-        draft = SortedDraft(base, Shape(tuple(shape["depths"]), shape["rank"]))
-        draft.load_state_dict(tensors)
+        draft = SortedDraft(base, Shape(tuple(stored.shape["depths"]), stored.shape["rank"]))
+        draft.load_state_dict(stored.tensors)
     except (RuntimeError, KeyError, TypeError, ValueError, RequestError) as error:
         raise ModelFileError(f"the sorted draft `{folder}` does not fit `{base.name}`: {error}") from error
-    if kept is not None and not trimmed.is_map(kept, base.vocab_size):
-        _refuse(folder, "keeps tokens its base does not have")
-    return draft.to(base.device).eval(), None if kept is None else kept.long()
+    return draft.to(base.device).eval(), stored.kept
+
+
+def shipped(base: LM) -> Path:
+    """The folder of the sorted draft that comes with specctl for these weights. Raises MissingError."""
+    return trained.shipped(KIND, base)
 
 
 def thresholds(folder: Path, shape: Shape, target: LM) -> tuple[float, ...]:
     """Those the card holds for these weights of a target, one a depth, else `CLIMB`. Raises ModelFileError."""
-    fitted = read_card(folder)["targets"].get(fingerprint(target))
+    fitted = read_card(folder)["targets"].get(trained.fingerprint(target))
     if fitted is None:
         return (*[CLIMB] * (len(shape.depths) - 1), 0.0)
     found = fitted.get("thresholds") if isinstance(fitted, dict) else None
     if not isinstance(found, list) or not all(isinstance(one, float | int) for one in found):
         found = []
     if len(found) != len(shape.depths):
-        _refuse(folder, f"has a card without a threshold for each depth of `{target.name}`")
+        KIND.refuse(folder, f"has a card without a threshold for each depth of `{target.name}`")
     return tuple(map(float, found))
-
-
-def shipped(base: LM) -> Path:
-    """The folder of the sorted draft that comes with specctl for these weights. Raises MissingError."""
-    mine = fingerprint(base)
-    for card in sorted(paths.shipped_weights_dir().glob(f"s2d/*/{CARD}")):
-        if json.loads(card.read_text(encoding="utf-8"))["base"]["fingerprint"] == mine:
-            return card.parent
-    raise MissingError(
-        f"no sorted draft is shipped for `{base.name}`",
-        hint="train one with `specctl train s2d` and give it as `drafter.weights`",
-    )
-
-
-_TRAIN = "train one with `specctl train s2d`"
-
-
-def _refuse(folder: Path, what: str) -> NoReturn:
-    raise ModelFileError(f"the sorted draft `{folder}` {what}", hint=_TRAIN)

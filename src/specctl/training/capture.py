@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specctl.models.adapter import fingerprint
 from specctl.models.lm import LM, PREFILL_CHUNK
+from specctl.models.trained import fingerprint
 from specctl.training import shards
 from specctl.training.conversations import Conversation
 from specctl.training.shards import Sample
