@@ -39,7 +39,9 @@ def drafter(
 ) -> Kangaroo:
     sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
     adapter = adapter or Adapter(lm, shape).double().eval()
-    settings = KangarooParams(method="kangaroo", **{"draft_tokens": 4, "min_confidence": 0.0, **params})
+    settings = KangarooParams(
+        method="kangaroo", **{"draft_tokens": 4, "min_confidence": 0.0, "rests": False, **params}
+    )
     return Kangaroo(settings, Parts(lm, adapters.readout(lm, adapter, kept), sampler, eos))
 
 
@@ -52,6 +54,19 @@ def test_output_is_plain_decodings(draft_tokens: int, confidence: float, batch_s
     assert [tuple(row) for row in tokens] == list(plain_tokens())
     longest = max(draft.longest for _, draft in one.log)
     assert longest == (1 if confidence == 1.0 else draft_tokens)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_row_whose_drafts_are_not_kept_is_left_alone(batch_size: int) -> None:
+    """Each row for itself: others go on drafting, and its answer stays what it is."""
+    asked = ask(3, 40)
+    rounds = {}
+    for rests in (False, True):
+        one = Spy(drafter(shared_lm(), rests=rests))
+        rounds[rests], _, _ = run(shared_lm(), one, asked, batch_size=batch_size)
+        drafted = [len(tokens) for _, draft in one.log for tokens in draft.tokens]
+        assert (drafted.count(0) > len(drafted) // 2) == rests
+    assert rounds[True] == rounds[False]
 
 
 @pytest.mark.parametrize("block", ["layer", "two-layers"])

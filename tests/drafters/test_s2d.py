@@ -52,7 +52,9 @@ def drafter(
     **params: Any,
 ) -> S2D:
     sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
-    settings = S2DParams(method="s2d", **{"draft_tokens": 4, "thresholds": thresholds, **params})
+    settings = S2DParams(
+        method="s2d", **{"draft_tokens": 4, "thresholds": thresholds, "rests": False, **params}
+    )
     return S2D(settings, Parts(target or shared_lm(), draft or sorted_lm(), sampler, eos))
 
 

@@ -1,6 +1,7 @@
 """Kangaroo: the target's own first layers and a small adapter draft; the other layers verify.
 
 Two early exits: out of the target after a few layers, and out of drafting after a token the drafter is unsure of.
+A row whose drafts are not kept is left alone for a while, which the paper does not do.
 What the first layers computed while drafting is what verification goes on from, so they never run twice.
 Source: Liu et al., "Kangaroo", arXiv:2404.18911, algorithm 1.
 """
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
+from specctl.decode.rest import Rest
 from specctl.models.cache import SlotCache
 from specctl.models.lm import PREFILL_CHUNK
 from specctl.models.trimmed import widen
@@ -40,6 +42,7 @@ class Kangaroo:
         self._shared: SlotCache | None = None
         self._pending: list[list[Tensor]] = []  # a slot's states `[H]` the adapter has not seen
         self._steps = 0  # tokens drafted this round, over all rows
+        self._rests: list[Rest] = []
 
     def share(self, cache: SlotCache) -> None:
         self._shared = cache
@@ -47,6 +50,7 @@ class Kangaroo:
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         slot = self._cache.admit()
         self._pending.append([])
+        self._rests.append(Rest())
         capacity = len(row.ids) + row.request.max_new_tokens + self._params.draft_tokens
         self._cache.reserve(slot + 1, min(capacity, self._target.context_length) + self._adapter.row_floor)
         if self._depth in hidden:
@@ -55,7 +59,11 @@ class Kangaroo:
                 self._cache.commit(slot, chunk.shape[1])
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
-        room = [min(most, self._params.draft_tokens) for most in budget]
+        asked = [not self._params.rests or rest.over() for rest in self._rests[: len(rows)]]
+        room = [
+            min(most, self._params.draft_tokens) if ask else 0
+            for ask, most in zip(asked, budget, strict=True)
+        ]
         active = [most > 0 for most in room]
         drafts: list[list[int]] = [[] for _ in rows]
         confidence: list[list[float]] = [[] for _ in rows]
@@ -87,15 +95,18 @@ class Kangaroo:
             seen = min(n + 1, self._steps)
             self._cache.commit(slot, seen)
             self._pending[slot].extend(states[slot, seen : n + 1])
+            self._rests[slot].learn(n)
 
     def swap(self, one: int, other: int) -> None:
         self._cache.swap(one, other)
         self._pending[one], self._pending[other] = self._pending[other], self._pending[one]
+        self._rests[one], self._rests[other] = self._rests[other], self._rests[one]
 
     def drop(self, slot: int) -> None:
         self._cache.release(slot)
-        self._pending[slot] = self._pending[-1]
+        self._pending[slot], self._rests[slot] = self._pending[-1], self._rests[-1]
         self._pending.pop()
+        self._rests.pop()
 
     def _shallow(self, tokens: Sequence[int], offset: int) -> Tensor:
         """The target's first layers over a token a row, `offset` above what is committed; `[n, 1, H]`."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
+from specctl.decode.rest import Rest
 from specctl.errors import RequestError
 from specctl.models.lm import PREFILL_CHUNK
 from specctl.models.trimmed import widen
@@ -45,6 +46,7 @@ class S2D:
         self._caches = [self._lm.new_cache() for _ in depths]
         self._waiting: list[list[list[Tensor]]] = [[] for _ in depths]  # by segment, then slot: states `[H]`
         self._before: list[int] = []  # tokens committed when this round's draft began, by slot
+        self._rests: list[Rest] = []
         self.exits = [0] * len(depths)
 
     def _thresholds(self, target: str) -> list[float]:
@@ -61,6 +63,7 @@ class S2D:
 
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         slot = 0
+        self._rests.append(Rest())
         capacity = len(row.ids) + row.request.max_new_tokens + self._params.draft_tokens
         for cache, waiting in zip(self._caches, self._waiting, strict=True):
             slot = cache.admit()
@@ -74,7 +77,10 @@ class S2D:
                 cache.commit(slot, states.shape[1])
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
-        room = [self._room(row, most) for row, most in zip(rows, budget, strict=True)]
+        asked = [not self._params.rests or rest.over() for rest in self._rests[: len(rows)]]
+        room = [
+            self._room(row, most) if ask else 0 for ask, row, most in zip(asked, rows, budget, strict=True)
+        ]
         active = [most > 0 for most in room]
         drafts: list[list[int]] = [[] for _ in rows]
         confidence: list[list[float]] = [[] for _ in rows]
@@ -102,13 +108,17 @@ class S2D:
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         for slot, n in enumerate(accepted):
             self._roll_back(slot, self._before[slot] + n)
+            self._rests[slot].learn(n)
 
     def swap(self, one: int, other: int) -> None:
         for cache, waiting in zip(self._caches, self._waiting, strict=True):
             cache.swap(one, other)
             waiting[one], waiting[other] = waiting[other], waiting[one]
+        self._rests[one], self._rests[other] = self._rests[other], self._rests[one]
 
     def drop(self, slot: int) -> None:
+        self._rests[slot] = self._rests[-1]
+        self._rests.pop()
         for cache, waiting in zip(self._caches, self._waiting, strict=True):
             cache.release(slot)
             waiting[slot] = waiting[-1]

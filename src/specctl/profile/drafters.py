@@ -126,6 +126,9 @@ class KangarooParams(Method):
         le=1,
         description="stop drafting after a token the adapter finds less likely than this",
     )
+    rests: bool = Field(
+        default=True, description="leave a row alone for some rounds when its drafts are not kept"
+    )
 
 
 Threshold = Annotated[float, Field(ge=0, le=1.01)]
@@ -160,6 +163,9 @@ class S2DParams(Method):
         ge=0,
         le=1,
         description="stop drafting after a token the draft finds less likely than this",
+    )
+    rests: bool = Field(
+        default=True, description="leave a row alone for some rounds when its drafts are not kept"
     )
 
 
