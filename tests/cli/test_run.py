@@ -77,7 +77,7 @@ class TestJson:
     )
     STATS = (
         "new_tokens rounds drafted accepted acceptance_rate mean_acceptance_length accepted_per_position "
-        "prefill_s decode_s draft_s verify_s tokens_per_s"
+        "prefill_s decode_s draft_s verify_s tokens_per_s estimated_speedup"
     )
 
     @pytest.mark.usefixtures("sky")

@@ -6,6 +6,9 @@ from specctl.cli import console
 from specctl.decode.stats import Stats
 
 MANY_ROUNDS = 50  # below that a percentage says more than is known
+_SOME_ROUNDS = 8
+SLOWER = 0.98
+"""A speedup below this is called slower than plain decoding; above it, noise decides."""
 
 
 def live_line(stats: Stats) -> str:
@@ -26,6 +29,11 @@ def say(stats: Stats, *, exact: bool, verbose: bool) -> None:
     console.note(stats_line(stats, exact=exact))
     if stats.mirror.rounds:
         _say_mirror(stats)
+    speedup = stats.estimated_speedup
+    if speedup is not None and speedup < SLOWER and stats.rounds >= _SOME_ROUNDS:
+        console.note(
+            f"slower than plain decoding: {speedup:.2f} x at most (est.); `specctl bench` measures it"
+        )
     if verbose:
         console.note(
             f"prefill {stats.prefill_s:.2f} s · decoding {stats.decode_s:.2f} s "

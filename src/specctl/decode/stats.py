@@ -76,6 +76,16 @@ class Stats:
         """Emitted tokens over decoding time, prefill apart."""
         return self.new_tokens / self.decode_s if self.decode_s else None
 
+    @property
+    def estimated_speedup(self) -> float | None:
+        """At most this over plain decoding: as if a plain step took as long as verifying, which is a little longer.
+
+        None when nothing was drafted.
+        """
+        if not self.drafted or not self.decode_s or not self.verify_s:
+            return None
+        return self.new_tokens * self.verify_s / self.rounds / self.decode_s
+
     def summary(self) -> dict[str, Any]:
         return {
             "new_tokens": self.new_tokens,
@@ -90,5 +100,6 @@ class Stats:
             "draft_s": self.draft_s,
             "verify_s": self.verify_s,
             "tokens_per_s": self.tokens_per_s,
+            "estimated_speedup": self.estimated_speedup,
             **({"mirror": self.mirror.summary()} if self.mirror.rounds else {}),
         }
