@@ -24,12 +24,16 @@ Layers = list[tuple[Tensor, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The cache as it was before a round: rows `[n, n_kv, capacity, d]` and their lengths."""
+    """The cache as it was before a round: rows `[n, n_kv, capacity, d]` and their lengths.
+
+    The round runs `columns` tokens a row; the layers below `drafted` ran one token after the other, while drafting.
+    """
 
     layers: Layers
     lengths: list[int]
     pads: list[int]
     columns: int
+    drafted: int
 
 
 class Watched:
@@ -73,7 +77,8 @@ class Watched:
         self._check_lengths()
         self._rounds += 1
         if chosen(self._rounds, self._audit):
-            self._snapshot = _copy(self._target.cache, len(rows), draft.longest + 1)
+            drafted = draft.depth if draft.hidden is not None else 0
+            self._snapshot = _copy(self._target.cache, len(rows), draft.longest + 1, drafted)
         scored = self._target.score(rows, draft)
         for slot, (row, drafted) in enumerate(zip(rows, draft.tokens, strict=True)):
             seen = self.sights.setdefault(row.index, [])
@@ -185,13 +190,13 @@ def _row(cache: SlotCache, slot: int, end: int) -> Layers:
     ]
 
 
-def _copy(cache: SlotCache, rows: int, columns: int) -> Snapshot:
+def _copy(cache: SlotCache, rows: int, columns: int, drafted: int) -> Snapshot:
     layers = [tuple(tensor[:rows].clone() for tensor in layer.tensors()) for layer in cache.slot_layers]
-    return Snapshot(layers, cache.lengths[:rows], cache.pads[:rows], columns)
+    return Snapshot(layers, cache.lengths[:rows], cache.pads[:rows], columns, drafted)
 
 
 def _rebuild(lm: LM, snapshot: Snapshot, kept: Sequence[Sequence[int]]) -> SlotCache:
-    """The copy, and the committed tokens fed again in the round's own shape, dummies where drafts were rejected."""
+    """The copy, and the committed tokens fed again in the round's own shapes, dummies where drafts were rejected."""
     cache = lm.new_cache()
     cache.lengths, cache.pads = list(snapshot.lengths), list(snapshot.pads)
     capacity = max((tensors[0].shape[2] for tensors in snapshot.layers if tensors), default=0)
@@ -201,5 +206,13 @@ def _rebuild(lm: LM, snapshot: Snapshot, kept: Sequence[Sequence[int]]) -> SlotC
             layer.keys, layer.values = tensors
             layer.is_initialized = True
     tokens = [[*row, *[0] * (snapshot.columns - len(row))] for row in kept]
-    lm.forward(cache, tokens, range(len(kept)))
+    batch = range(len(kept))
+    if not snapshot.drafted:
+        lm.forward(cache, tokens, batch)
+        return cache
+    states = [
+        lm.segment(cache, [[row[column]] for row in tokens], batch, 0, snapshot.drafted, offset=column)
+        for column in range(snapshot.columns)
+    ]
+    lm.segment(cache, torch.cat(states, dim=1), batch, snapshot.drafted, None)
     return cache
