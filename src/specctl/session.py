@@ -22,14 +22,13 @@ from specctl.decode.target import Kept, Target
 from specctl.decode.text import annotate, render
 from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
-from specctl.mirror.worker import Recipe, Worker
-from specctl.models import adapter as adapters
-from specctl.models import cheap, costs, sorted_draft, trimmed
+from specctl.mirror.worker import Worker
+from specctl.models import costs
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
-from specctl.profile.drafters import KangarooParams, MirrorParams, S2DParams
+from specctl.opening import open_draft, open_worker
 from specctl.profile.schema import Profile
 
 __all__ = ["Message", "Request", "Session", "SessionInfo", "open_session"]
@@ -216,8 +215,8 @@ def open_session(
     native = profile.numerics == "native"
     if target is None:
         target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
-    worker = _open_worker(profile, target, draft_dir or target_dir, draft_name)
-    draft, draft_note = _open_draft(profile, target, target_dir, draft_dir, draft_name)
+    worker = open_worker(profile, target, draft_dir or target_dir, draft_name)
+    draft, draft_note = open_draft(profile, target, target_dir, draft_dir, draft_name)
     with _threads_left(worker):
         note = None if native else _settle_numerics(target)
     if draft is not None and draft.reads:
@@ -241,34 +240,6 @@ def open_session(
     return session
 
 
-def _open_draft(
-    profile: Profile, target: LM, target_dir: Path, folder: Path | None, name: str | None
-) -> tuple[LM | None, str | None]:
-    """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
-    if isinstance(profile.drafter, KangarooParams):
-        return _open_adapter(profile.drafter, target), None
-    device = profile.device
-    if isinstance(profile.drafter, MirrorParams):
-        device = profile.drafter.draft_device or device
-    if profile.drafter.takes_draft and folder is not None:
-        lm = load(folder, name=name or "draft", dtype=profile.dtype, device=device, native=True)
-    elif profile.drafter.drafts_itself:
-        lm, folder = replace(target, twin=device == profile.device), target_dir
-        if device != profile.device:
-            lm = load(folder, name=target.name, dtype=profile.dtype, device=device, native=True)
-    else:
-        return None, None
-    if isinstance(profile.drafter, S2DParams):
-        return _open_sorted(profile, lm, target)
-    whole, trim = lm, None
-    if profile.draft is not None and profile.draft.trim is not None:
-        trim = Path(profile.draft.trim)
-        lm = trimmed.trimmed(lm, trimmed.read(trim, lm, folder, target.vocab_size))
-    found, of_no_use = cheap.find(lm, profile.quantize, whole, trim)
-    draft, note = cheap.cheapened(lm, profile.quantize, found)
-    return draft, note or of_no_use
-
-
 @contextmanager
 def _threads_left(worker: Worker | None) -> Iterator[None]:
     """The target computes with the threads a worker leaves, one at least, so both have cores of their own."""
@@ -285,42 +256,6 @@ def _beside(worker: Worker | None, events: Iterator[Event]) -> Iterator[Event]:
     """Decoding with the threads that are left."""
     with _threads_left(worker):
         yield from events
-
-
-def _open_worker(profile: Profile, target: LM, folder: Path, name: str | None) -> Worker | None:
-    """A process that loads the draft while this one goes on."""
-    params = profile.drafter
-    if not isinstance(params, MirrorParams) or params.overlap != "worker":
-        return None
-    trim = profile.draft.trim if profile.draft else None
-    device = params.draft_device or profile.device
-    recipe = Recipe(
-        str(folder),
-        name or target.name,
-        profile.dtype,
-        device,
-        profile.quantize,
-        trim,
-        target.vocab_size,
-        params.draft_threads,
-    )
-    return Worker(recipe)
-
-
-def _open_adapter(params: KangarooParams, target: LM) -> LM:
-    folder = Path(params.adapter) if params.adapter else adapters.shipped(target)
-    return adapters.readout(target, *adapters.read(folder, target))
-
-
-def _open_sorted(profile: Profile, base: LM, target: LM) -> tuple[LM, str | None]:
-    """The sorted draft cut from `base`, merged and made cheap, with the thresholds for this target."""
-    assert isinstance(profile.drafter, S2DParams)
-    folder = Path(profile.drafter.weights) if profile.drafter.weights else sorted_draft.shipped(base)
-    draft, kept = sorted_draft.read(folder, base)
-    lm, note = cheap.cheapened(draft.merged(base, kept), profile.quantize)
-    climb = sorted_draft.thresholds(folder, draft.shape, target)
-    lm.exits = tuple(zip(draft.shape.depths, climb, strict=True))
-    return lm, note
 
 
 def _looking(profile: Profile) -> Any:
