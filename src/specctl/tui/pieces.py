@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from markdown_it import MarkdownIt
 
-BLOCKS = 12
+BLOCKS = 8
 """Top-level blocks (paragraphs, lists, code blocks) of a piece."""
-CHARS = 2000
+CHARS = 1200
 """Characters from which on a piece ends with its block; a block of twice as many is cut inside."""
 
 
@@ -16,7 +16,7 @@ def pieces(text: str) -> Iterator[str]:
     """Cuts between top-level blocks, every piece small; a code block that is cut is closed and opened again.
 
     >>> [len(piece) for piece in pieces("word\\n\\n" * 30)]
-    [72, 72, 36]
+    [48, 48, 48, 36]
     """
     lines = text.split("\n")
     tokens = MarkdownIt("gfm-like").parse(text)

@@ -15,11 +15,13 @@ from textual.widgets import Markdown, Static
 from textual.widgets.markdown import MarkdownBlock
 
 from specctl.cli.safe_text import SafeText, safe_text
-from specctl.tui.pieces import BLOCKS, CHARS, cut, pieces
+from specctl.tui.pieces import BLOCKS, CHARS, pieces
 
-LIVE = 8
+LIVE = 2
 """Pieces that keep their widgets where no more are in sight; the others keep their text and height."""
-PARTS = 300
+MERGED = 8000
+"""Characters that folded neighbours are put together to: each costs the screen's layout a little."""
+PARTS = 150
 """Prompts, notices and pieces of answers that can be scrolled to."""
 
 _EARLIER = "… what came before is no longer drawn; /export writes all of it"
@@ -40,7 +42,7 @@ class Piece(Markdown):
         self.text = text
         self.folded = folded
         self._asked = False
-        self._width = 0
+        self._width = self._rows = 0
 
     async def on_mount(self) -> None:
         if self.folded:
@@ -60,8 +62,17 @@ class Piece(Markdown):
 
     async def fold(self) -> None:
         self.folded, self._asked, self._width = True, False, self.size.width
-        self.styles.height = self.outer_size.height
+        self._rows = self.outer_size.height
+        self.styles.height = self._rows
         await self.remove_children()
+        before = (
+            self.parent.children[at - 1] if self.parent and (at := self.parent.children.index(self)) else None
+        )
+        if isinstance(before, Piece) and before.folded and len(before.text) + len(self.text) <= MERGED:
+            before.text += self.text
+            before._rows += self._rows
+            before.styles.height = before._rows
+            await self.remove()
 
     async def unfold(self) -> None:
         self.folded = False
@@ -76,7 +87,8 @@ class Piece(Markdown):
         """A height from the lengths of its lines; the true one is known when it comes into sight."""
         self._width = self.size.width
         room = max(self._width, 20)
-        self.styles.height = sum(max(ceil(len(line) / room), 1) for line in self.text.split("\n"))
+        self._rows = sum(max(ceil(len(line) / room), 1) for line in self.text.split("\n"))
+        self.styles.height = self._rows
 
     def render(self) -> VisualType:
         if not self.folded:
@@ -112,19 +124,19 @@ class Answer(Vertical):
         tail, blocks = self._tail, self._tail.query_children(MarkdownBlock)
         if len(tail.text) <= CHARS and len(blocks) <= BLOCKS:
             return
+        if len(tail.text) > 2 * CHARS or len(blocks) > 2 * BLOCKS:  # much at once, or one large block
+            tail.text, *between, rest = pieces(tail.text)
+            await tail.update(tail.text)
+            await self.mount_all(Piece(piece, folded=True) for piece in between)
+            await self._begin(Piece(rest))
+            return
         # A block with a margin above it would begin a piece lower than it would follow a block.
         fit = [at for at in range(1, len(blocks)) if not blocks[at].styles.margin.top]
         if fit:
             lines = tail.text.splitlines(keepends=True)
             start = blocks[fit[-1]].source_range[0]
-            rest = "".join(lines[start:])
             await tail.shorten("".join(lines[:start]), fit[-1])
-        elif len(tail.text) > 2 * CHARS:
-            tail.text, rest = cut(tail.text)
-            await tail.update(tail.text)
-        else:
-            return
-        await self._begin(Piece(rest))
+            await self._begin(Piece("".join(lines[start:])))
 
     async def _begin(self, piece: Piece) -> None:
         self._tail = piece
