@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from textual.events import Key
 from textual.widgets import Static
+from textual.widgets.markdown import MarkdownBlock
 from tui_scenes import SKY, ScriptedEngine, chat, send, settle, shown, stream
 
 from specctl.chat import history, recording
@@ -462,21 +463,32 @@ def test_leaving_ends_the_answer() -> None:
     assert engine.ended == "cancelled"
 
 
-def test_of_a_very_long_answer_the_end_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(talk, "BLOCKS", 5)
+def blocks_of_a_long_answer() -> int:
+    """The most widgets that the blocks of a long answer have after it; all of its text can be scrolled to."""
+    found = 0
 
     async def scene(pilot: Any, screen: ChatScreen) -> None:
+        nonlocal found
         await send(pilot, screen, "hello")
-        await send(pilot, screen, "again")
-        answers = list(screen.query(talk.Answer))
-        assert all(len(answer.children) <= 12 for answer in answers)
-        assert screen.talked.exchanges[0].answer.count("paragraph") == 40
+        await pilot.pause()
+        found = len(screen.query(MarkdownBlock))
+        answer = screen.query_one(talk.Answer)
+        assert "".join(piece.text for piece in answer.query(talk.Piece)) == screen.talked.exchanges[0].answer
+        assert screen.talked.exchanges[0].answer.count("paragraph") == 80
+        screen.talk.scroll_home(animate=False)
+        await pilot.pause()
+        await pilot.pause()
 
-    rounds = [((), 0, f"paragraph {n}.\n\n") for n in range(40)]
-    text = play(ScriptedEngine(rounds), scene)
-    assert "what came before is no longer drawn" in text
-    assert "paragraph 39." in text
-    assert "paragraph 9." not in text
+    text = play(ScriptedEngine([((), 0, f"paragraph {n}.\n\n") for n in range(80)]), scene)
+    assert "paragraph 0." in text
+    return found
+
+
+def test_a_long_answer_keeps_few_widgets_and_all_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert blocks_of_a_long_answer() <= 40
+    monkeypatch.setattr(talk, "BLOCKS", 1000)  # the planted bug: nothing is cut off
+    monkeypatch.setattr(talk, "CHARS", 100_000)
+    assert blocks_of_a_long_answer() > 70
 
 
 def test_the_palette_has_the_commands() -> None:

@@ -252,14 +252,14 @@ class ChatScreen(Screen[None]):
         """Everything that came in since the last screen update, at once."""
         if self.talked.last is None:
             return
-        text = ""
+        texts = []
         while self._inbox:
             event = self._inbox.popleft()
             self.run_shown.add(event)
             self.talked.last.add(event)
-            text += getattr(event, "text", "")
+            texts.append(getattr(event, "text", ""))
         if self._answer is not None:
-            await self._answer.add(text)
+            await self._answer.add("".join(texts))
         self.show_run()
 
     def show_run(self) -> None:
