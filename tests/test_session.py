@@ -14,6 +14,7 @@ import torch
 
 from fake_tokenizers import SPECIAL, byte_tokenizer
 from fakes import tiny_module
+from specctl import opening
 from specctl.decode.prompt import encode_chat
 from specctl.decode.target import Target
 from specctl.decode.text import final_text
@@ -240,6 +241,31 @@ def test_a_model_drafts_for_itself(folder: Path, tmp_path: Path, monkeypatch: py
     eight = opened(model, "bfloat16", draft={"quantize": "int8"}, **itself)
     assert eight.info.draft == "tiny int8"
     assert "layers of the draft are not in `int4`" in str(opened(folder, "float64", **itself).info.draft_note)
+
+
+@pytest.mark.parametrize(
+    ("share", "drafter", "draft", "own"),
+    [
+        (1.0, {}, None, True),  # as large as the target
+        (0.2, {}, None, False),
+        (1.0, {"model": "draft"}, None, False),
+        (0.2, {"model": "self"}, None, True),
+        (1.0, {}, "named", False),  # who names a draft wants it
+    ],
+)
+def test_auto_drafts_with_its_own_weights_where_the_draft_is_large(
+    share: float, drafter: dict[str, str], draft: str | None, own: bool, folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SPECCTL_CACHE_DIR", str(tmp_path / "cache"))
+    small = save(tmp_path / "draft", seed=1)
+    sizes = {small: int(1000 * share), folder: 1000}
+    monkeypatch.setattr(opening, "_bytes", sizes.__getitem__)
+    settings = {"drafter": {"method": "auto", **drafter}, "draft": draft and {"model": draft}}
+    target = load(folder, name="tiny", dtype="float64")
+    found, _ = opening.open_draft(profile(**settings, dtype="float64"), target, folder, small, "small")
+    assert found is not None
+    assert found.twin == own
 
 
 def test_what_is_in_force_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,8 +10,12 @@ from specctl.models import adapter as adapters
 from specctl.models import cheap, sorted_draft, trimmed
 from specctl.models.lm import LM
 from specctl.models.load import load
-from specctl.profile.drafters import KangarooParams, MirrorParams, S2DParams
+from specctl.profile.drafters import AutoParams, KangarooParams, MirrorParams, S2DParams
 from specctl.profile.schema import Profile
+
+_LARGE = 4
+"""Beside a target less than so many times its size a draft model costs `auto` more than the target's own weights in
+4 bits: it reads the prompt once more and is right less often (docs/benchmarks.md)."""
 
 
 def open_draft(
@@ -23,7 +27,7 @@ def open_draft(
     device = profile.device
     if isinstance(profile.drafter, MirrorParams):
         device = profile.drafter.draft_device or device
-    if profile.drafter.takes_draft and folder is not None:
+    if folder is not None and _takes(profile, target_dir, folder):
         lm = load(folder, name=name or "draft", dtype=profile.dtype, device=device, native=True)
     elif profile.drafter.drafts_itself:
         lm, folder = replace(target, twin=device == profile.device), target_dir
@@ -40,6 +44,21 @@ def open_draft(
     found, of_no_use = cheap.find(lm, profile.quantize, whole, trim)
     draft, note = cheap.cheapened(lm, profile.quantize, found)
     return draft, note or of_no_use
+
+
+def _takes(profile: Profile, target_dir: Path, folder: Path) -> bool:
+    """Whether the draft model in `folder` drafts, and not the target's own weights."""
+    params = profile.drafter
+    if not isinstance(params, AutoParams) or params.model == "draft":
+        return params.takes_draft
+    if params.model == "self":
+        return False
+    wished = profile.draft is not None and bool(profile.draft.model or profile.draft.trim)
+    return wished or _LARGE * _bytes(folder) <= _bytes(target_dir)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def open_worker(profile: Profile, target: LM, folder: Path, name: str | None) -> Worker | None:

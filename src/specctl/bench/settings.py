@@ -87,7 +87,8 @@ def grid(session: Session) -> list[Any]:
         for least in (CONFIDENCES if k > 1 else CONFIDENCES[:1])
     ]
     # `auto` takes its model in 4 bits unless told otherwise, so a draft as loaded cannot be asked of it.
-    autos = [AutoParams(method="auto", draft_tokens=k) for k in AUTO_LENGTHS]
+    whose: Any = "self" if own.method == "self" else "draft"
+    autos = [AutoParams(method="auto", draft_tokens=k, model=whose) for k in AUTO_LENGTHS]
     return [*drafting, *(autos if session.profile.quantize else [])]
 
 

@@ -112,18 +112,21 @@ def _nothing(text: str) -> None:
 
 
 def sources(base: Profile, trim: Path | None) -> list[Profile]:
-    """A profile for each draft model to be tried: the pair's draft, or else the target itself, by bits and head."""
+    """A profile for each way to draft to be tried: the pair's draft, if it has one, and the target's own weights.
+
+    A trimmed head belongs to the pair's draft, or to the target where there is none.
+    """
     from specctl.cli import choice
     from specctl.profile.schema import Profile, effective
 
     has_draft = choice.choose(base).draft is not None
-    method, schemes = ("draft-model", (None, "int8", "int4")) if has_draft else ("self", ("int8", "int4"))
+    drafts = [("draft-model", bits) for bits in (None, "int8", "int4")] if has_draft else [("self", "int8")]
     model = base.draft.model if base.draft else None
     found = []
-    for bits in schemes:
-        for head in (None,) if trim is None else (None, str(trim)):
-            name = " ".join(filter(None, ("draft" if has_draft else "self", bits, head and "trimmed")))
-            draft = {"model": model, "quantize": bits, "trim": head}
+    for method, bits in (*drafts, ("self", "int4")):
+        for head in (None,) if trim is None or (method == "self") == has_draft else (None, str(trim)):
+            name = " ".join(filter(None, (method.removesuffix("-model"), bits, head and "trimmed")))
+            draft = {"model": model if method == "draft-model" else None, "quantize": bits, "trim": head}
             data = {**effective(base), "drafter": {"method": method}, "draft": draft, "accept": "rejection"}
             found.append(Profile.model_validate({**data, "name": name}))
     return found

@@ -77,8 +77,8 @@ class Watched:
         self._check_lengths()
         self._rounds += 1
         if chosen(self._rounds, self._audit):
-            drafted = draft.depth if draft.hidden is not None else 0
-            self._snapshot = _copy(self._target.cache, len(rows), draft.longest + 1, drafted)
+            depth = draft.depth if draft.hidden is not None else 0
+            self._snapshot = _copy(self._target.cache, len(rows), draft.longest + 1, depth)
         scored = self._target.score(rows, draft)
         for slot, (row, drafted) in enumerate(zip(rows, draft.tokens, strict=True)):
             seen = self.sights.setdefault(row.index, [])
@@ -196,7 +196,7 @@ def _copy(cache: SlotCache, rows: int, columns: int, drafted: int) -> Snapshot:
 
 
 def _rebuild(lm: LM, snapshot: Snapshot, kept: Sequence[Sequence[int]]) -> SlotCache:
-    """The copy, and the committed tokens fed again in the round's own shapes, dummies where drafts were rejected."""
+    """The copy, and the committed tokens fed again in the round's own shapes, dummies for rejected drafts."""
     cache = lm.new_cache()
     cache.lengths, cache.pads = list(snapshot.lengths), list(snapshot.pads)
     capacity = max((tensors[0].shape[2] for tensors in snapshot.layers if tensors), default=0)

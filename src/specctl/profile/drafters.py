@@ -172,13 +172,18 @@ class S2DParams(Method):
 class AutoParams(Method):
     """Chooses each round how much to draft, and whether by lookup, by a model, or not at all.
 
-    The model is the pair's draft, or else the target's own weights; in 4 bits unless `draft` says otherwise.
+    The model is the pair's draft or the target's own weights; in 4 bits unless `draft` says otherwise.
     """
 
     takes_draft: ClassVar[bool] = True
     drafts_itself: ClassVar[bool] = True
     method: Literal["auto"]
     draft_tokens: int = Field(default=12, ge=1, le=64, description="most tokens drafted a round")
+    model: Literal["draft", "self"] | None = Field(
+        default=None,
+        description="the draft model, or the target's own weights, which need not read the prompt; null: the draft "
+        "model if it is chosen by `draft` or has at most a quarter of the target's bytes",
+    )
 
     @property
     def weighs_costs(self) -> bool:
