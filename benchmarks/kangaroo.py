@@ -126,6 +126,8 @@ def with_copy(session: Session, scheme: Scheme) -> Session:
     config: Any = copy.copy(target.config)
     config.num_hidden_layers = depth + len(adapter.layers())
     base._modules["layers"] = nn.ModuleList([*target.module.model.layers[:depth], *adapter.layers()])  # type: ignore[union-attr, index]
+    for number, layer in enumerate(adapter.layers(), start=depth):
+        layer.self_attn.layer_idx = number  # in the copy's cache, beside the first layers
     base._modules["norm"] = adapter.norm
     base.config = module.config = config
     module._modules["model"] = base

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_WORTH = 0.25
-"""First tokens kept below which asking does not pay. With a step of a tenth of the target's, a row more to verify
-and some tokens behind the first, it is about 0.2 on a CPU."""
+_WORTH = 0.15
+"""First tokens kept below which asking does not pay: what a step of a tenth of the target's and a row more to verify
+cost on a CPU."""
 
-_NEW = 0.3
+_NEW = 0.15
 """Weight of the last round asked among those before."""
 
 _LONGEST = 32
