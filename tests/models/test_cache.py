@@ -198,12 +198,12 @@ def worst(cache: SlotCache, held: list[list[int]]) -> float:
 def test_reserving_more_keeps_what_is_there() -> None:
     cache, held = filled([5, 9])
     cache.reserve(6, 300)
-    assert (cache.slots, cache.capacity) == (6, 300)
+    assert (cache.slots, cache.capacity) == (6, 320)
     assert worst(cache, held) < CLOSE
     before = [tensor.data_ptr() for layer in cache.slot_layers for tensor in layer.tensors()]
     for slots, capacity in ((2, 10), (6, 300), (6, 0), (0, 300)):
         cache.reserve(slots, capacity)
-    assert (cache.slots, cache.capacity) == (6, 300), "a cache never shrinks"
+    assert (cache.slots, cache.capacity) == (6, 320), "a cache never shrinks"
     assert before == [tensor.data_ptr() for layer in cache.slot_layers for tensor in layer.tensors()]
 
 
@@ -212,7 +212,29 @@ def test_a_reserved_cache_is_not_copied_again() -> None:
     cache.reserve(2, 40)
     shared_lm().prefill(cache, cache.admit(), list(prompts(1, lengths=[30])[0]))
     shared_lm().prefill(cache, cache.admit(), list(prompts(1, lengths=[40])[0]))
-    assert (cache.slots, cache.capacity) == (2, 40)
+    assert (cache.slots, cache.capacity) == (2, 64)
+
+
+def test_slots_are_read_in_steps_that_the_cache_has_room_for() -> None:
+    """A single token sees all it reads, so it reads no more than there is."""
+    cache, _ = filled([5, 40])
+    cache.reserve(2, 45)
+    for q, width in ((1, 41), (2, 64), (24, 64), (25, 96)):
+        window = cache.open_window(range(2), q)
+        assert window.width == width <= cache.capacity
+    assert cache.open_window(range(1, 2), 1).sees_all
+    assert not cache.open_window(range(1, 2), 2).sees_all
+
+
+def test_what_a_longer_draft_left_in_a_step_is_not_seen() -> None:
+    cache, held = filled([5])
+    shared_lm().forward(cache, [[1, 2, 3, 4, 5, 6]], range(1))
+    for layer in cache.slot_layers:
+        for tensor in layer.tensors():
+            tensor[0, :, 5:11] = float("nan")
+    assert shared_lm().forward(cache, [[7, 8]], range(1)).isfinite().all()
+    cache.commit(0, 2)
+    assert worst(cache, [held[0] + [7, 8]]) < CLOSE
 
 
 def test_capacity_grows_in_steps() -> None:

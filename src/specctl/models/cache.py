@@ -19,6 +19,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 _GROW_BY = 256
+_READ_BY = 32
+"""Slots are read in steps of so many: a matrix kernel is made for each new shape, which costs some 3 % of a small
+model's forward if every forward is one slot wider than the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +45,12 @@ class Window:
 
     @property
     def width(self) -> int:
-        """Slots the forward reads, counted from 0: up to the end of the widest row."""
-        return max(self.slots) + self.q
+        """Slots the forward reads, counted from 0: up to the end of the widest row, or somewhat further.
+
+        Exactly up to there for a single token, that sees all of them, and where the caller says what is seen.
+        """
+        end = max(self.slots) + self.q
+        return _whole_steps(end, _READ_BY) if self.chain and self.q > 1 else end
 
     @property
     def common_start(self) -> int | None:
@@ -52,8 +59,8 @@ class Window:
 
     @property
     def sees_all(self) -> bool:
-        """Whether a row's last token sees every slot that is read: nothing is padded, and no row is longer."""
-        return self.chain and self.common_start is not None and not any(self.pads)
+        """Whether a single token a row sees every slot that is read: nothing is padded, and no row is longer."""
+        return self.q == 1 and self.chain and self.common_start is not None and not any(self.pads)
 
 
 class SlotLayer(CacheLayerMixin):
@@ -140,8 +147,8 @@ def _resized(old: Tensor, slots: int, capacity: int) -> Tensor:
     return new
 
 
-def _whole_steps(capacity: int) -> int:
-    return -(-capacity // _GROW_BY) * _GROW_BY
+def _whole_steps(capacity: int, step: int) -> int:
+    return -(-capacity // step) * step
 
 
 class SlotCache(Cache):
@@ -167,6 +174,7 @@ class SlotCache(Cache):
 
     def reserve(self, slots: int, capacity: int) -> None:
         """Make room for `slots` rows of `capacity` tokens, before the first write rather than by copying."""
+        capacity = _whole_steps(capacity, _READ_BY)
         if slots > self.slots or capacity > self.capacity:
             self.slots, self.capacity = max(slots, self.slots), max(capacity, self.capacity)
             self._dirty += [0] * (self.slots - len(self._dirty))
@@ -183,7 +191,7 @@ class SlotCache(Cache):
 
         Whole steps only: else the next forward a little wider than planned would take it again.
         """
-        needed = _whole_steps(max([capacity, *self.widths]))
+        needed = _whole_steps(max([capacity, *self.widths]), _GROW_BY)
         if 2 * needed < self.capacity:
             self.capacity = needed
             self._dirty = [min(end, needed) for end in self._dirty]
@@ -278,7 +286,7 @@ class SlotCache(Cache):
         self.window = Window(rows.start, rows.stop, starts, q, pads, chain)
         self._index = None
         if self.window.width > self.capacity:
-            self.reserve(self.slots, _whole_steps(self.window.width))
+            self.reserve(self.slots, _whole_steps(self.window.width, _GROW_BY))
         self._clear_stale(rows, q, offset)
         return self.window
 
@@ -292,7 +300,7 @@ class SlotCache(Cache):
         return self._index
 
     def _clear_stale(self, rows: range, q: int, offset: int) -> None:
-        """Zero leftovers of longer, rejected drafts that a shorter row of this window would read masked."""
+        """Zero leftovers of longer, rejected drafts that this window would read masked."""
         for row in rows:
             end = self.pads[row] + self.lengths[row] + offset + q
             if end < self._dirty[row] and end < self.window.width:

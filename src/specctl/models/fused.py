@@ -114,7 +114,7 @@ class FusedDecoder(nn.Module):
         self, given: Tensor | dict[str, Tensor] | None, cache: SlotCache | None, q: int
     ) -> Tensor | None:
         """`[n, 1, group * q, width]` for the stacked queries; None where every query sees every slot."""
-        if q == 1 and cache is not None and cache.window.sees_all:
+        if cache is not None and cache.window.sees_all:
             return None
         mask = given["full_attention"] if isinstance(given, dict) else given
         if mask is None:
