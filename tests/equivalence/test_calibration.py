@@ -88,6 +88,7 @@ class Swapped(Target):
 
     def score(self, rows: Sequence[Row], draft: Draft) -> Scored:
         scored = super().score(rows, draft)
+        scored = replace(scored, logits=scored.logits.clone())
         self._left -= 1
         if self._left == 0:
             scored.logits[:, 0, self._token] += self._by

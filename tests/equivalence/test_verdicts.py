@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,7 @@ class Broken(Target):
 
     def score(self, rows: Sequence[Row], draft: Draft) -> Scored:
         scored = super().score(rows, draft)
+        scored = replace(scored, logits=scored.logits.clone())
         if self._damage == "token":
             scored.logits[:, 0] = scored.logits[:, 0].flip(-1)
         if self._damage == "bit":

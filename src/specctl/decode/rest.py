@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _WORTH = 0.15
-"""First tokens kept below which asking does not pay: what drafting and verifying a token cost on a CPU, in plain steps
-(an adapter behind a tenth of the layers)."""
+"""First tokens kept below which asking does not pay: what drafting and verifying a token cost on a CPU, in plain
+steps (an adapter behind a tenth of the layers)."""
 
 _NEW = 0.15
 """Weight of the last round asked among those before."""

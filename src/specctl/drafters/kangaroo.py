@@ -36,6 +36,7 @@ class Kangaroo:
         self._params, self._target, self._adapter = params, parts.target, parts.draft
         self._depth = parts.draft.reads
         self.needs = frozenset({self._depth})
+        self.adapts = params.rests
         self._sampler, self._eos = parts.sampler, parts.eos
         self._least = params.min_confidence or 0.0
         self._cache = self._adapter.new_cache()

@@ -19,7 +19,7 @@ from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.models import costs
 from specctl.profile.drafters import NgramParams
 
-_WORTH = 0.05
+_WORTH = 0.07
 """A drafted token is worth its place while it is kept at least this often. A row costs a small model's forward some
 3 % on a CPU (`specctl doctor` shows it); twice that did best in replays of plain answers to prompts of our own."""
 

@@ -40,6 +40,7 @@ class S2D:
         self._params, self._lm, self._vocab_size = params, parts.draft, parts.target.vocab_size
         self._sampler, self._eos = parts.sampler, parts.eos
         self._least = params.min_confidence or 0.0
+        self.adapts = params.rests
         depths = [depth for depth, _ in self._lm.exits]
         self._spans = list(pairwise([0, *depths]))
         self._climb = self._thresholds(parts.target.name)

@@ -28,7 +28,8 @@ model's forward if every forward is one slot wider than the last."""
 class Window:
     """Where one forward writes and what it reads: rows [first, last), q new tokens from positions `starts` on.
 
-    Position i of a row is slot `pads[row] + i`, unless this is no `chain` (`models/lm.py:Tree`).
+    Position i of a row is slot `pads[row] + i`, unless this is no `chain` (`models/lm.py:Tree`). Slots are read in
+    steps of `step`.
     """
 
     first: int
@@ -37,6 +38,7 @@ class Window:
     q: int
     pads: tuple[int, ...]
     chain: bool = True
+    step: int = 1
 
     @property
     def slots(self) -> list[int]:
@@ -45,12 +47,8 @@ class Window:
 
     @property
     def width(self) -> int:
-        """Slots the forward reads, counted from 0: up to the end of the widest row, or somewhat further.
-
-        Exactly up to there for a single token, that sees all of them, and where the caller says what is seen.
-        """
-        end = max(self.slots) + self.q
-        return _whole_steps(end, _READ_BY) if self.chain and self.q > 1 else end
+        """Slots the forward reads, counted from 0: up to the end of the widest row, in whole steps."""
+        return _whole_steps(max(self.slots) + self.q, self.step)
 
     @property
     def common_start(self) -> int | None:
@@ -283,7 +281,9 @@ class SlotCache(Cache):
         """Prepare the next forward: q new slots for each of `rows`, `offset` above what is committed."""
         starts = tuple(self.lengths[row] + offset for row in rows)
         pads = tuple(self.pads[rows.start : rows.stop])
-        self.window = Window(rows.start, rows.stop, starts, q, pads, chain)
+        # A single token sees all it reads, and a tree's caller says what is seen: exactly what there is, for them.
+        step = _READ_BY if chain and q > 1 else 1
+        self.window = Window(rows.start, rows.stop, starts, q, pads, chain, step)
         self._index = None
         if self.window.width > self.capacity:
             self.reserve(self.slots, _whole_steps(self.window.width, _GROW_BY))
