@@ -42,7 +42,6 @@ class Run:
         self.chunks: dict[int, list[str]] = {}
         self.reasons: dict[int, str] = {}
         self.drafted_at: list[int] = []
-        self.forwards = 0
         self.version = 0
 
     def add(self, event: Event) -> None:
@@ -59,8 +58,6 @@ class Run:
                 self.chunks.setdefault(event.row, []).append(event.text)
             case Branched():
                 self._branched(event)
-            case Timed():
-                self.forwards += 1
             case Finished():
                 self.chunks.setdefault(event.row, []).append(event.text)
                 self.reasons[event.row] = event.reason
@@ -107,20 +104,10 @@ class Run:
     @property
     def round_ms(self) -> tuple[float, float, float] | None:
         """Mean milliseconds of a round: drafting, verifying, all of it."""
-        if not self.forwards:
+        if not self.stats.forwards:
             return None
         stats = self.stats
-        return tuple(1000 * s / self.forwards for s in (stats.draft_s, stats.verify_s, stats.decode_s))  # type: ignore[return-value]
-
-    @property
-    def estimated_speedup(self) -> float | None:
-        """Tokens a round over what it costs, if a plain step took as long as verifying does."""
-        stats = self.stats
-        if not stats.decode_s or not stats.verify_s:
-            return None
-        rows = self.started.rows if self.started else 1
-        plain_step = stats.verify_s / self.forwards / max(min(rows, len(self.chunks)), 1)
-        return stats.new_tokens / stats.decode_s * plain_step
+        return tuple(1000 * s / stats.forwards for s in (stats.draft_s, stats.verify_s, stats.decode_s))  # type: ignore[return-value]
 
 
 def timeline(events: Sequence[Event]) -> list[float]:

@@ -45,7 +45,7 @@ def answer(profile: Profile, choice: Choice, prompt: str, wish: Wish) -> str:
 def events(profile: Profile, choice: Choice, prompt: str, wish: Wish) -> Iterator[Event]:
     """Everything that needs a model. Ctrl-C ends loading at once, decoding after its round."""
     folders = ready.find_or_fetch(choice, offline=wish.offline, unasked=wish.unasked, quiet=wish.silent)
-    log.library_noise_to_file()
+    log.noise_to_file()
     status = StatusLine(under_text=False)
     if console.is_live(sys.stderr) and not wish.silent:
         first = "" if (paths.cache_dir() / "numerics.json").exists() else "; the first time also measuring it"

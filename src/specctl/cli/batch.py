@@ -190,7 +190,7 @@ def _open(profile: Profile, chosen: Choice, asked: list[Prompt], wish: Wish) -> 
     from specctl.cli.status import StatusLine
 
     folders = ready.find_or_fetch(chosen, offline=wish.offline, unasked=wish.unasked, quiet=wish.quiet)
-    log.library_noise_to_file()
+    log.noise_to_file()
     status = StatusLine(under_text=False)
     if console.is_live(sys.stderr) and not wish.quiet:
         status.show("loading " + " and ".join(model.name for model in chosen.models))

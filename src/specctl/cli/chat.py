@@ -79,7 +79,7 @@ def _run(settings: Profile, found: recording.Recording | None, *, save: bool, ra
     from specctl.tui.app import Workbench
     from specctl.tui.chat import ChatScreen
 
-    log.library_noise_to_file()
+    log.noise_to_file()
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from specctl.chat.local import LocalEngine
     from specctl.chat.one_thread import OneThread

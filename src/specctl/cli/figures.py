@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from specctl.cli import console
-from specctl.decode.stats import Stats
+from specctl.decode.stats import SLOWER, Stats
 
 MANY_ROUNDS = 50  # below that a percentage says more than is known
 _SOME_ROUNDS = 8
-SLOWER = 0.98
-"""A speedup below this is called slower than plain decoding; above it, noise decides."""
 
 
 def live_line(stats: Stats) -> str:

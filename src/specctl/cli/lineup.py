@@ -132,7 +132,7 @@ def _open(
     chosen = choice.choose(profile)
     with out_of_memory(profile, chosen):
         folders = ready.find_or_fetch(chosen, offline=offline, unasked=unasked, quiet=quiet)
-        log.library_noise_to_file()
+        log.noise_to_file()
         status = StatusLine(under_text=False)
         if console.is_live(sys.stderr) and not quiet:
             status.show(f"{profile.name}: loading")

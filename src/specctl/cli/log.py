@@ -29,7 +29,7 @@ class _LogFile(logging.FileHandler):
         pass
 
 
-def library_noise_to_file() -> None:
+def noise_to_file() -> None:
     """Sends warnings of transformers, the hub client and Python to `specctl.log`; silences their bars.
 
     Call it before transformers is imported: the environment variables are read then.

@@ -78,7 +78,7 @@ def _quantized(what: str, fetched: Fetched, scheme: Scheme) -> dict[str, Path]:
     from specctl.models.load import load
     from specctl.store import fetch, files, quantized
 
-    log.library_noise_to_file()
+    log.noise_to_file()
     made = {}
     for model, folder in zip(fetch.resolve(what).models, (fetched.target, fetched.draft), strict=False):
         assert folder is not None

@@ -79,7 +79,7 @@ def open_target(typed: dict[str, Any], *, offline: bool, unasked: bool, quiet: b
     pair = fetch.resolve(profile.pair or profile.target or "")
     choice = Choice(profile.pair, pair.target, None)
     folders = ready.find_or_fetch(choice, offline=offline, unasked=unasked, quiet=quiet)
-    log.library_noise_to_file()
+    log.noise_to_file()
     with out_of_memory(profile, choice):
         return ready.open_session(profile, choice, folders, "")
 

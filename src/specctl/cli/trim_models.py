@@ -42,7 +42,7 @@ class Models:
         pair = fetch.resolve(profile.pair or profile.target or "")
         choice = Choice(profile.pair, pair.target, fetch.resolve(named).target if named else pair.draft)
         folders = ready.find_or_fetch(choice, offline=offline, unasked=unasked, quiet=quiet)
-        log.library_noise_to_file()
+        log.noise_to_file()
         target, draft = folders
         return cls(profile, choice, target, draft or target, base.quantize if draft else None, quiet)
 

@@ -157,7 +157,7 @@ def _verify(
     chosen = choice.choose(profile)
     with out_of_memory(profile, chosen):
         folders = ready.find_or_fetch(chosen, offline=offline, unasked=unasked, quiet=quiet)
-        log.library_noise_to_file()
+        log.noise_to_file()
         status = StatusLine(under_text=False)
         live = console.is_live(sys.stderr) and not quiet
         if live:
@@ -199,7 +199,7 @@ def _replay(path: Path, *, offline: bool, unasked: bool, quiet: bool) -> Report:
     profile = override.recorded({**tape.profile, "drafter": {"method": "none"}, "draft": None}, "replay")
     chosen = choice.choose(profile)
     folders = ready.find_or_fetch(chosen, offline=offline, unasked=unasked, quiet=quiet)
-    log.library_noise_to_file()
+    log.noise_to_file()
     return verify_case(ready.open_session(profile, chosen, folders, ""), tape)
 
 

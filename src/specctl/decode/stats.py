@@ -11,6 +11,9 @@ from typing import Any
 from specctl.events import Emitted, Event, Prefilled, Timed, Verified
 from specctl.mirror.tally import Tally
 
+SLOWER = 0.98
+"""A speedup below this is called slower than plain decoding; above it, noise decides."""
+
 
 class Stats:
     """A fold over events; add them all, ask at any time."""

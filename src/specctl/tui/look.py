@@ -10,6 +10,7 @@ from textual.content import Content
 
 from specctl.chat.fold import Round, Run
 from specctl.cli.safe_text import safe_line
+from specctl.decode.stats import SLOWER
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 ACCEPTED = "$text-success on $success-muted"
@@ -18,8 +19,6 @@ BONUS = "bold $text-primary on $primary-muted"
 PENDING = "italic dim"
 QUIET = "$foreground 60%"
 MANY_ROUNDS = 50
-SLOWER = 0.98
-"""A speedup below this is called slower than plain decoding; above it, noise decides."""
 _WIDEST_TOKEN = 24
 _CHANCE = 3  # cells of a probability
 
@@ -126,7 +125,7 @@ def ratio(run: Run, baseline: float | None) -> float | None:
     speed = run.stats.tokens_per_s
     if not speed or not run.stats.drafted:
         return None
-    return speed / baseline if baseline else run.estimated_speedup
+    return speed / baseline if baseline else run.stats.estimated_speedup
 
 
 def speedup(run: Run, baseline: float | None) -> str:
