@@ -105,6 +105,24 @@ def test_planted_bugs_are_seen(where: Any, name: str, bug: Any, monkeypatch: pyt
     assert farthest(generic, cheap) > 100 * CLOSE
 
 
+@pytest.mark.parametrize(("length", "reader_has_read"), [(31, False), (32, True)])
+def test_long_prompts_are_read_by_the_weights_it_was_made_from(length: int, reader_has_read: bool) -> None:
+    """To the bit; and a short one by its own, whose keys and values are others."""
+    whole = LM(tiny_module(dtype=torch.bfloat16, intermediate_size=64), "tiny")
+    draft, _ = cheapened(whole, "int4")
+    assert draft.reader is not None
+    states = []
+    for lm in (whole, draft):
+        cache = lm.new_cache()
+        lm.prefill(cache, cache.admit(), [(7 * i) % 40 + 3 for i in range(length)])
+        states.append([tensor[0, :, :length] for layer in cache.slot_layers for tensor in layer.tensors()])
+    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True)) is reader_has_read
+
+
+def test_16_bits_read_their_prompts_themselves() -> None:
+    assert cheapened(tiny_lm(), None)[0].reader is None
+
+
 @pytest.mark.parametrize("kind", ["gemma2", "mistral", "phi3", "smollm3"])
 def test_other_kinds_keep_transformers_module(kind: str) -> None:
     generic = tiny_lm(kind)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from specctl.decode.draft import Drafter
@@ -40,7 +40,13 @@ class Subject:
 
 
 def from_session(session: Session) -> Subject:
-    """The parts a session would decode with, by its profile."""
+    """The parts a session would decode with, by its profile.
+
+    Without a reader for the draft's prompts: which part of a text it has read depends on when the draft was asked,
+    and a fresh draft has to stand on the same keys and values as the one it is compared with.
+    """
+    if session.draft is not None:
+        session = replace(session, draft=replace(session.draft, reader=None))
     sampler = session.sampler()
 
     def make_target(slots: int, capacity: int) -> Target:

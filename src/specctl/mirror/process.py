@@ -76,7 +76,9 @@ def open_draft(recipe: Recipe) -> LM:
     lm = load(folder, name=recipe.name, dtype=recipe.dtype, device=recipe.device, native=True)
     if recipe.trim is not None:
         lm = trimmed.trimmed(lm, trimmed.read(Path(recipe.trim), lm, folder, recipe.vocab_size))
-    return cheapened(lm, recipe.quantize)[0]
+    draft, _ = cheapened(lm, recipe.quantize)
+    draft.reader = None  # as the owner's draft has none
+    return draft
 
 
 def serve(inlet: IO[bytes], outlet: IO[bytes]) -> None:

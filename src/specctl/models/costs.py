@@ -252,6 +252,7 @@ def _fingerprint(lm: LM) -> str:
         str(lm.dtype),
         str(lm.config._attn_implementation),
         lm.row_floor,
+        lm.reader is not None,
         device_name(lm.device),
         torch.__version__,
         torch.get_num_threads(),

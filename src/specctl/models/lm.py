@@ -19,6 +19,9 @@ from specctl.models.cache import SlotCache, Window
 PREFILL_CHUNK = 256
 """Rows a prefill forward. Eager attention keeps chunk x context scores a head, so this bounds memory."""
 
+_READER_FROM = 32
+"""Tokens from which a `reader` is asked. With few, bytes count and the cheap weights win; with many, arithmetic."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -52,6 +55,7 @@ class LM:
     reads: int = 0
     exits: tuple[tuple[int, float], ...] = ()
     twin: bool = False
+    reader: nn.Module | None = None
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -179,7 +183,10 @@ class LM:
             chunk = ids[start : start + PREFILL_CHUNK]
             inputs = self._padded([chunk])
             only_row = range(row, row + 1)
-            self._run(self.module, cache, only_row, inputs.shape[1], 0, input_ids=inputs, logits_to_keep=1)
+            layers = self._view(0, self.n_layers)  # without the head: nobody asks
+            if self.reader is not None and len(chunk) >= _READER_FROM:
+                layers = self.reader
+            self._run(layers, cache, only_row, inputs.shape[1], 0, input_ids=inputs)
             cache.commit(row, len(chunk))
 
 
