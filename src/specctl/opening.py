@@ -85,7 +85,7 @@ def open_worker(profile: Profile, target: LM, folder: Path, name: str | None) ->
 
 def _open_adapter(params: KangarooParams, target: LM) -> LM:
     folder = Path(params.adapter) if params.adapter else adapters.shipped(target)
-    return adapters.readout(target, *adapters.read(folder, target))
+    return cheap.packed(adapters.readout(target, *adapters.read(folder, target)))
 
 
 def _open_sorted(profile: Profile, base: LM, target: LM) -> tuple[LM, str | None]:

@@ -24,10 +24,12 @@ from specctl.errors import RequestError
 from specctl.events import Emitted, Event, Prefilled, Started
 from specctl.mirror.worker import Worker
 from specctl.models import costs
+from specctl.models.cheap import packed
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.load import load, load_tokenizer
 from specctl.models.numerics import invariant_floor
+from specctl.models.rows import fewest_rows
 from specctl.opening import open_draft, open_worker
 from specctl.profile.schema import Profile
 
@@ -214,11 +216,14 @@ def open_session(
     """
     native = profile.numerics == "native"
     if target is None:
-        target = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
+        loaded = load(target_dir, name=target_name, dtype=profile.dtype, device=profile.device, native=native)
+        target = packed(loaded)
     worker = open_worker(profile, target, draft_dir or target_dir, draft_name)
     draft, draft_note = open_draft(profile, target, target_dir, draft_dir, draft_name)
     with _threads_left(worker):
         note = None if native else _settle_numerics(target)
+        if target.packed is not None:
+            target.fewest_rows = fewest_rows(target)
     if draft is not None and draft.reads:
         draft.row_floor = target.row_floor  # its states come from the target, so its drafts repeat as well
     info = SessionInfo(

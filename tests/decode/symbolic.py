@@ -52,6 +52,9 @@ class SymbolicLM:
         self.expected: list[list[int]] = []
         self.padded_reads = 0
 
+    def columns(self, n: int, q: int) -> int:
+        return max(q, self.row_floor)
+
     def new_cache(self) -> SlotCache:
         return SlotCache(1)
 
@@ -66,7 +69,7 @@ class SymbolicLM:
 
     def forward(self, cache: SlotCache, tokens: Sequence[Sequence[int]], rows: range) -> Tensor:
         q = len(tokens[0])
-        missing = max(self.row_floor - q, 0)
+        missing = self.columns(len(tokens), q) - q
         window = cache.open_window(rows, q + missing)
         config = SimpleNamespace()
         positions, mask = lm_module.geometry(config, window, self.dtype, torch.device("cpu"))

@@ -11,6 +11,7 @@ from fakes import Spy, ask, ngram, plain_tokens, run, shared_lm
 from specctl.decode.draft import Request, Row
 from specctl.drafters import ngram as ngram_module
 from specctl.drafters.ngram import Agreement, Guess, Lookup, Odds, most_frequent
+from specctl.models.lm import LM
 
 
 def continuation(ids: list[int], limit: int = 4, shortest: int = 1, longest: int = 3) -> list[int]:
@@ -226,7 +227,7 @@ def test_only_judged_tokens_are_counted() -> None:
 
 def floored(floor: int, ids: list[int], most: int, **params: int) -> list[int]:
     drafter = ngram(**params)
-    drafter._free = floor - 1
+    drafter._target = LM(shared_lm().module, "floored", row_floor=floor)
     row = Row(0, Request(tuple(ids), 99), ids)
     drafter.begin(row, {})
     return drafter.draft([row], [most]).tokens[0]

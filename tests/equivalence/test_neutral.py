@@ -103,7 +103,7 @@ NEUTRAL: dict[str, tuple[Edit, tuple[str, ...]]] = {
         ("draft-model", "batch"),
     ),
     "cache-grown-step-by-step": (
-        Edit("decode.target:Target.__init__", "capacity + lm.row_floor", "1"),
+        Edit("decode.target:Target.__init__", "capacity + lm.columns(1, 1)", "1"),
         ("draft-model", "batch"),
     ),
     "released-rows-swapped-by-copy": (

@@ -56,7 +56,7 @@ class Target:
         self.lm = lm
         self.cache = kept.cache if kept else lm.new_cache()
         self.cache.clear()
-        self.cache.reserve(slots, capacity + lm.row_floor)
+        self.cache.reserve(slots, capacity + lm.columns(1, 1))
         self._captures = sorted(captures)
         self._known = kept.ids[:-1] if kept else []
         self._midway: Midway | None = None
@@ -86,7 +86,7 @@ class Target:
     def begin(self, prompt: Sequence[int]) -> Reading:
         """Start on a prompt in a cache of its own, to be `read` and then to `join`."""
         aside = self.lm.new_cache()
-        aside.reserve(1, len(prompt) + self.lm.row_floor)
+        aside.reserve(1, len(prompt) + self.lm.columns(1, 1))
         return Reading(aside, aside.admit(), prompt[:-1])
 
     def read(self, reading: Reading) -> None:
@@ -111,7 +111,7 @@ class Target:
     def fit(self, rows: Sequence[Row]) -> None:
         """Give room back that none of these rows can need; more is taken when it is needed."""
         longest = max(len(row.request.prompt) + row.request.max_new_tokens for row in rows)
-        self.cache.shrink(min(longest, self.lm.context_length) + self.lm.row_floor + 1)
+        self.cache.shrink(min(longest, self.lm.context_length) + self.lm.columns(1, 1) + 1)
 
     def score(self, rows: Sequence[Row], draft: Draft) -> Scored:
         """One forward over each row's last committed token and its draft.

@@ -67,7 +67,7 @@ class Ngram:
     """Drafts what followed the last few tokens before, for as long as that is likely to be kept.
 
     The longer the match and the more its places agree, the likelier the next token; how likely is counted for each
-    row. Where the row floor fills a forward up with dummies (`models/lm.py`), guesses cost no more than they do, so
+    row. Where a forward is filled up with dummies (`LM.columns`), guesses cost no more than they do, so
     that many tokens are drafted however unlikely. With `draft_tokens: auto` all rows together decide how much of it
     is worth its place (`decode/length.py`).
     """
@@ -82,7 +82,8 @@ class Ngram:
             self._costs = parts.costs or costs.of(parts.target, None, rows=parts.rows)
         self._company = length.Company.of(parts.sampler, parts.rows)
         self._eos = parts.eos
-        self._free = parts.target.row_floor - 1
+        self._target = parts.target
+        self._free = 0  # columns of a round that dummies would take
         self._seen: list[Lookup] = []
         self._odds: list[Odds] = []
         self._guessed: list[tuple[int, list[Guess]]] = []  # place of the first token, by slot
@@ -94,6 +95,7 @@ class Ngram:
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
         tokens, chances = [], []
         self._guessed = []
+        self._free = self._target.columns(len(rows), 1) - 1
         for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
             self._seen[slot].extend(row.ids)
             guesses, chance = self._guesses(slot, row.ids, min(most, self._params.most))

@@ -5,22 +5,18 @@ Only plain forwards over fresh caches are measured, never rollback: a bug must n
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from specctl import paths
 from specctl.equivalence.rescore import Rescorer
-from specctl.errors import MachineError
+from specctl.models import remembered
 from specctl.models.lm import LM
-from specctl.store.files import write_atomic
 
 _LONGEST = 256
 _SINGLE_STEPS = 24  # positions of a text decoded one by one; that path costs a forward each
@@ -78,7 +74,7 @@ def calibrate(
     token at a time. Each is compared with the wide re-scoring.
     """
     key = _fingerprint(lm, texts, blocks, rows, positions)
-    known = _load_cache()
+    known = remembered.load("noise")
     if key in known:
         return Noise(**known[key])
     errors: list[Tensor] = []
@@ -102,8 +98,7 @@ def calibrate(
     # One more flip than was seen: none among few positions does not mean never.
     flips = (int(torch.cat(flipped).sum()) + 1) / sum(map(len, flipped))
     noise = _summary(lm.dtype, torch.cat(errors), torch.cat(gaps), torch.cat(sizes), flips, places)
-    known[key] = asdict(noise)
-    _save_cache(known)
+    remembered.add("noise", {key: asdict(noise)})
     return noise
 
 
@@ -186,25 +181,11 @@ def _fingerprint(
         "dtype": str(lm.dtype),
         "device": str(lm.device),
         "attention": str(lm.config._attn_implementation),
+        "packed": lm.packed is not None,
         "modules": sorted({type(module).__name__ for module in lm.module.modules()}),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "amount": [list(blocks), rows, positions, lm.row_floor, _MARGIN],
+        "amount": [list(blocks), rows, positions, lm.row_floor, lm.fewest_rows, _MARGIN],
         "texts": [list(text) for text in texts],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _load_cache() -> dict[str, Any]:
-    try:
-        known = json.loads((paths.cache_dir() / "noise.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _save_cache(known: dict[str, Any]) -> None:
-    path = paths.cache_dir() / "noise.json"
-    with contextlib.suppress(OSError, MachineError):  # only a cache
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(known, indent=1).encode())

@@ -56,7 +56,7 @@ def decode_plainly(lm: LM, request: Request, rules: Rules, *, follow: Sequence[i
 def _prefilled(lm: LM, prompt: Sequence[int], capacity: int) -> SlotCache:
     """A cache with all of the prompt but its last token, in chunks as long as the loop's: equal shapes."""
     cache = lm.new_cache()
-    cache.reserve(1, capacity + lm.row_floor)
+    cache.reserve(1, capacity + lm.columns(1, 1))
     cache.admit()
     for start in range(0, len(prompt) - 1, PREFILL_CHUNK):
         chunk = prompt[start : min(start + PREFILL_CHUNK, len(prompt) - 1)]

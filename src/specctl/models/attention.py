@@ -6,6 +6,9 @@ tests it on each machine), as long as the sum over slots is cut at fixed places:
 splits its sum by their number, and that is set by the longest row of the batch and the length of the draft. Nor
 may there be too few: a softmax over less than a vector register of slots adds them up in another order.
 Queries that share a key head are stacked, so keys and values are never repeated.
+
+In float32 the products too are chosen by the number of rows, and split sums of more than some 200 slots: there rows
+are padded to whole blocks, and sums are cut earlier.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ NAME = "specctl_plain"
 
 _SLOTS_AT_ONCE = 512
 _FEWEST_SLOTS = 32
+_SLOTS_AT_ONCE_FLOAT32 = 128
+_ROWS_AT_ONCE_FLOAT32 = 32
 
 
 def plain_attention(
@@ -66,22 +71,26 @@ def _attend(
         attention_mask = padded(attention_mask, (0, missing), value=hidden)
     stacked = (query * scaling).reshape(n * n_kv, heads // n_kv * q, d)
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    rows = stacked.shape[1]
+    if query.dtype == torch.float32:
+        stacked = padded(stacked, (0, 0, 0, -rows % _ROWS_AT_ONCE_FLOAT32))
     scores = torch.bmm(stacked, keys.transpose(1, 2))
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
-    scores.view(n, n_kv, heads // n_kv, q, -1).add_(attention_mask[:, :, None])
+    scores[:, :rows].view(n, n_kv, heads // n_kv, q, -1).add_(attention_mask[:, :, None])
     # Not in the model's own 16 bits: that kernel's sums depend on the number of slots.
     wide = torch.promote_types(query.dtype, torch.float32)
     mixed = _weighted_sum(scores.to(wide).softmax(dim=-1).to(query.dtype), values)
-    return mixed.view(n, heads, q, -1).transpose(1, 2).contiguous()
+    return mixed[:, :rows].reshape(n, heads, q, -1).transpose(1, 2).contiguous()
 
 
 def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:
     """`weights @ value`, summed block by block of slots; blocks a row cannot see add exact zeros."""
-    starts = range(0, weights.shape[-1], _SLOTS_AT_ONCE)
+    size = _SLOTS_AT_ONCE_FLOAT32 if weights.dtype == torch.float32 else _SLOTS_AT_ONCE
+    starts = range(0, weights.shape[-1], size)
     if len(starts) == 1:
         return torch.bmm(weights, value)
-    blocks = [slice(start, start + _SLOTS_AT_ONCE) for start in starts]
+    blocks = [slice(start, start + size) for start in starts]
     wide = torch.promote_types(weights.dtype, torch.float32)
     total = torch.bmm(weights[..., blocks[0]], value[:, blocks[0]]).to(wide)
     for block in blocks[1:]:

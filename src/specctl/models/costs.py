@@ -7,7 +7,6 @@ Where that happens decides how much drafting pays, and no rule of thumb knows it
 from __future__ import annotations
 
 import hashlib
-import json
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,18 +19,16 @@ from typing import Any
 
 import torch
 
-from specctl import paths
-from specctl.errors import MachineError
+from specctl.models import remembered
 from specctl.models.cache import SlotCache
 from specctl.models.lm import LM
 from specctl.models.numerics import device_name
-from specctl.store.files import write_atomic
 
 CONTEXT = 256
 """Slots in use while measuring."""
 
 _FAR = 768
-QUICK = {1: (1, 2, 3, 4, 6, 8, 12, 16)}
+QUICK = {1: (1, 2, 4, 5, 6, 7, 8, 12, 16)}
 THOROUGH = {
     1: (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 24, 32, 64),
     2: (1, 2, 4, 8),
@@ -121,9 +118,9 @@ def anew(target: LM, draft: LM | None) -> Costs:
     found = {}
     for lm in (target, draft):
         if lm is not None:
-            found[_fingerprint(lm)] = measure(lm, thorough=True)
-    _save_cache({**_load_cache(), **{key: one.to_json() for key, one in found.items()}})
-    return Costs(found[_fingerprint(target)], None if draft is None else found[_fingerprint(draft)])
+            found[fingerprint(lm)] = measure(lm, thorough=True)
+    remembered.add("costs", {key: one.to_json() for key, one in found.items()})
+    return Costs(found[fingerprint(target)], None if draft is None else found[fingerprint(draft)])
 
 
 def _interpolate(points: Mapping[int, float], at: float) -> float:
@@ -145,10 +142,10 @@ def curve(
     lm: LM, *, thorough: bool = False, rows: int = 1, told: Callable[[str], None] = lambda text: None
 ) -> Curve:
     """The model's curve for up to `rows`: remembered, or measured now. A thorough one serves both."""
-    key = _fingerprint(lm)
+    key = fingerprint(lm)
     found = None
     with suppress(ValueError, KeyError, TypeError, AttributeError):
-        found = Curve.from_json(_load_cache()[key])
+        found = Curve.from_json(remembered.load("costs")[key])
     complete = found is not None and (found.thorough or not thorough)
     if found is not None and complete and not found.lacks(rows):
         return found
@@ -158,7 +155,7 @@ def curve(
     if missing := found.lacks(rows):
         grid = {count: BATCH[count] for count in missing}
         found = replace(found, points={**found.points, **measure_rows(lm, grid, thorough=thorough)})
-    _save_cache({**_load_cache(), key: found.to_json()})
+    remembered.add("costs", {key: found.to_json()})
     return found
 
 
@@ -171,12 +168,12 @@ def measure(lm: LM, *, thorough: bool) -> Curve:
     grid = THOROUGH if thorough else QUICK
     room, most = _room(lm), _most(grid)
     far = min(_FAR, lm.context_length - most)
-    cache = _filled(lm, max(grid), room, most)
+    cache = filled(lm, max(grid), room, most)
     jobs: dict[Any, Callable[[], float]] = {"prefill": lambda: _time_prefill(lm, cache, room)}
     jobs |= _shapes(lm, cache, grid)
     if far > 2 * room:
-        long_cache = _filled(lm, 1, far, 8)
-        jobs["far"] = lambda: _time(lm, long_cache, 1, 4)
+        long_cache = filled(lm, 1, far, 8)
+        jobs["far"] = lambda: seconds(lm, long_cache, 1, 4)
     times = _medians(jobs, _ROUNDS[thorough])
     points = _points(times, grid)
     slope = (times["far"] - points[1][4]) / (far - room) if "far" in times else 0.0
@@ -185,12 +182,12 @@ def measure(lm: LM, *, thorough: bool) -> Curve:
 
 def measure_rows(lm: LM, grid: _Grid, *, thorough: bool = False) -> _Points:
     """Seconds by rows and tokens of `grid`."""
-    cache = _filled(lm, max(grid), _room(lm), _most(grid))
+    cache = filled(lm, max(grid), _room(lm), _most(grid))
     return _points(_medians(_shapes(lm, cache, grid), _ROUNDS[thorough]), grid)
 
 
 def _shapes(lm: LM, cache: SlotCache, grid: _Grid) -> dict[Any, Callable[[], float]]:
-    return {(rows, q): partial(_time, lm, cache, rows, q) for rows, tokens in grid.items() for q in tokens}
+    return {(rows, q): partial(seconds, lm, cache, rows, q) for rows, tokens in grid.items() for q in tokens}
 
 
 def _medians(jobs: Mapping[Any, Callable[[], float]], rounds: int) -> dict[Any, float]:
@@ -219,17 +216,18 @@ def _most(grid: _Grid) -> int:
     return max(rows * max(tokens) for rows, tokens in grid.items())
 
 
-def _filled(lm: LM, rows: int, length: int, room: int) -> SlotCache:
+def filled(lm: LM, rows: int, length: int, room: int) -> SlotCache:
     """Rows whose slots hold something; what it is does not matter to the clock."""
     cache = lm.new_cache()
-    cache.reserve(rows, length + room + lm.row_floor)
+    cache.reserve(rows, length + room + lm.columns(1, 1))
     for row in range(rows):
         cache.admit()
         cache.commit(row, length)
     return cache
 
 
-def _time(lm: LM, cache: SlotCache, rows: int, q: int) -> float:
+def seconds(lm: LM, cache: SlotCache, rows: int, q: int) -> float:
+    """Of a forward of q tokens in each of the first rows, the choice of the best tokens included."""
     tokens = [[(7 * column + 13) % lm.vocab_size for column in range(q)]] * rows
     begun = perf_counter()
     lm.forward(cache, tokens, range(rows)).argmax(dim=-1).tolist()
@@ -245,13 +243,16 @@ def _time_prefill(lm: LM, cache: SlotCache, length: int) -> float:
     return (perf_counter() - begun) * length / read
 
 
-def _fingerprint(lm: LM) -> str:
+def fingerprint(lm: LM) -> str:
+    """What the time of a forward depends on."""
     facts: Sequence[Any] = (
         lm.config.to_json_string(use_diff=False),
         repr(lm.module),
         str(lm.dtype),
         str(lm.config._attn_implementation),
         lm.row_floor,
+        lm.fewest_rows,
+        lm.packed is not None,
         lm.reader is not None,
         device_name(lm.device),
         torch.__version__,
@@ -259,19 +260,3 @@ def _fingerprint(lm: LM) -> str:
         [QUICK, THOROUGH, BATCH],
     )
     return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
-def _load_cache() -> dict[str, Any]:
-    try:
-        known = json.loads((paths.cache_dir() / "costs.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _save_cache(known: dict[str, Any]) -> None:
-    path = paths.cache_dir() / "costs.json"
-    # Only a cache: where it cannot be written the next start measures again.
-    with suppress(OSError, MachineError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(known, indent=1).encode())

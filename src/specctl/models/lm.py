@@ -40,12 +40,14 @@ class LM:
     """A model, where it lives, the fewest rows a forward may have, and which tokens it can say.
 
     `row_floor` > 1 keeps every forward on the same kernels: short inputs get dummy columns behind the real
-    ones, whose slots the next forward overwrites (see `models/numerics.py`). `kept` `[k]`: the ids its logits
+    ones, whose slots the next forward overwrites (see `models/numerics.py`). `fewest_rows` of all rows together do
+    the same for speed (`models/rows.py`). `kept` `[k]`: the ids its logits
     are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k then.
     `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`).
     `exits`: a sorted draft's (`models/sorted_draft.py`) depths, each with the probability of its best token up to
     which a deeper one is asked. `twin`: a copy of a target's layers in other weights, which can go on from the
-    target's own cache.
+    target's own cache. `packed`: `module` once more, weights laid out for the CPU's kernels; forwards run on it.
+    `reader`: layers of the same shapes, without a head, that read prompts where that is faster.
     """
 
     module: nn.Module
@@ -55,7 +57,9 @@ class LM:
     reads: int = 0
     exits: tuple[tuple[int, float], ...] = ()
     twin: bool = False
+    packed: nn.Module | None = None
     reader: nn.Module | None = None
+    fewest_rows: int = 1
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -82,6 +86,10 @@ class LM:
     def n_layers(self) -> int:
         return int(self.config.num_hidden_layers)
 
+    def columns(self, n: int, q: int) -> int:
+        """Columns of a forward of q tokens in each of n rows, dummies included."""
+        return max(q, self.row_floor, -(-self.fewest_rows // n))
+
     def new_cache(self) -> SlotCache:
         return SlotCache(self.n_layers)
 
@@ -96,12 +104,12 @@ class LM:
     ) -> Tensor:
         """Run `tokens` `[n][q]` of `rows`, `offset` slots above what they have committed.
 
-        With a `tree`, q must not be below the row floor. Returns logits `[n, q, vocab]`. Slots are written,
-        nothing is committed.
+        With a `tree` there is no room for dummies: q must be `columns(n, q)`. Returns logits `[n, q, vocab]`. Slots
+        are written, nothing is committed.
         """
         q = len(tokens[0])
         inputs = self._padded(tokens)
-        out = self._run(self.module, cache, rows, inputs.shape[1], offset, tree, input_ids=inputs)
+        out = self._run(self._runs, cache, rows, inputs.shape[1], offset, tree, input_ids=inputs)
         # Dummy columns go through the head too: its product with a single row has other bits.
         return cast(Tensor, out.logits)[:, :q]
 
@@ -123,7 +131,7 @@ class LM:
         view = self._view(start, stop)
         if isinstance(inputs, Tensor):
             q = inputs.shape[1]
-            missing = max(self.row_floor - q, 0)
+            missing = self.columns(len(inputs), q) - q
             padded = torch.cat([inputs, inputs[:, -1:].expand(-1, missing, -1)], dim=1)
             out = self._run(view, cache, rows, padded.shape[1], offset, inputs_embeds=padded)
         else:
@@ -144,9 +152,13 @@ class LM:
         )
         return cast(Tensor, out.logits)
 
+    @property
+    def _runs(self) -> nn.Module:
+        return self.module if self.packed is None else self.packed
+
     def _view(self, start: int, stop: int | None) -> nn.Module:
         if (start, stop) not in self._views:
-            self._views[start, stop] = views.segment(self.module, start, stop)
+            self._views[start, stop] = views.segment(self._runs, start, stop)
         return self._views[start, stop]
 
     @torch.inference_mode()
@@ -174,7 +186,8 @@ class LM:
         )
 
     def _padded(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        missing = max(self.row_floor - len(tokens[0]), 0)
+        q = len(tokens[0])
+        missing = self.columns(len(tokens), q) - q
         return torch.tensor([[*row, *[row[-1]] * missing] for row in tokens], device=self.device)
 
     def prefill(self, cache: SlotCache, row: int, ids: Sequence[int]) -> None:

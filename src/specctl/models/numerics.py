@@ -7,19 +7,17 @@ bit for bit. Whether it is, on this machine, for this model and dtype, is measur
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import platform
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from specctl import paths
-from specctl.errors import MachineError
+from specctl.models import remembered
 from specctl.models.cache import SlotCache
 from specctl.models.lm import LM
-from specctl.store.files import write_atomic
 
 FLOORS = (2, 4, 8)
 """Candidates for the fewest rows a forward may have: a single row, or two in float32, takes other kernels."""
@@ -38,12 +36,13 @@ _PROBES = (  # tokens of context; shapes: (rows, columns)
 
 def invariant_floor(lm: LM) -> int | None:
     """The smallest row floor that makes this model's logits independent of shape; None if there is none."""
-    known = _load_cache()
+    known = remembered.load("numerics")
     key = _fingerprint(lm)
-    if key not in known:
-        known[key] = next((floor for floor in FLOORS if holds(lm, floor)), None)
-        _save_cache(known)
-    return known[key]
+    floor: int | None = known.get(key)
+    if key not in known or floor not in (None, *FLOORS):
+        floor = next((floor for floor in FLOORS if holds(lm, floor)), None)
+        remembered.add("numerics", {key: floor})
+    return floor
 
 
 def holds(lm: LM, floor: int) -> bool:
@@ -51,7 +50,7 @@ def holds(lm: LM, floor: int) -> bool:
 
     All columns are compared: kernels treat what is left over behind whole blocks of rows in another way.
     """
-    probe = LM(lm.module, lm.name, row_floor=floor)
+    probe = replace(lm, row_floor=floor, fewest_rows=1)
     for context, shapes in _PROBES:
         n_rows, n_columns = (max(sizes) for sizes in zip(*shapes, strict=True))
         ids = _probe_ids(lm.vocab_size, n_columns)
@@ -102,6 +101,7 @@ def _fingerprint(lm: LM) -> str:
         "device": device_name(lm.device),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "packed": lm.packed is not None,
         "probes": _PROBES,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -112,21 +112,3 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()} {platform.node()}"
-
-
-def _load_cache() -> dict[str, int | None]:
-    try:
-        known = json.loads((paths.cache_dir() / "numerics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(known, dict):
-        return {}
-    return {key: floor for key, floor in known.items() if floor in (None, *FLOORS)}
-
-
-def _save_cache(known: dict[str, int | None]) -> None:
-    path = paths.cache_dir() / "numerics.json"
-    # Only a cache: where it cannot be written the next start measures again.
-    with contextlib.suppress(OSError, MachineError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(known, indent=1).encode())

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from specctl.errors import ModelFileError
 from specctl.models.lm import LM
+from specctl.models.quantize import Maker
 from specctl.models.views import shallow_copy
 from specctl.store import vocabulary
 from specctl.store.safetensors_screen import read_header
@@ -59,7 +60,11 @@ def trimmed(lm: LM, head: Head, make: Callable[[Tensor, Tensor | None], nn.Modul
     bias = None if head.bias is None else head.bias.to(lm.device, lm.dtype)
     module = shallow_copy(lm.module)
     module._modules["lm_head"] = make(weight, bias)
-    return LM(module, lm.name, lm.row_floor, head.ids.to(lm.device), twin=lm.twin)
+    packed = None
+    if lm.packed is not None:
+        packed = shallow_copy(lm.packed)
+        packed._modules["lm_head"] = Maker(None)(weight, bias)
+    return LM(module, lm.name, lm.row_floor, head.ids.to(lm.device), twin=lm.twin, packed=packed)
 
 
 def widen(logits: Tensor, kept: Tensor | None, vocab_size: int) -> Tensor:
