@@ -21,12 +21,14 @@ class Int4Linear(BufferedLinear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
-        pieces = [_quantise(rows) for rows in weight.detach().split(ROWS_AT_ONCE)]
-        levels = torch.cat([levels for levels, _ in pieces])
-        self.register_buffer("levels", _pack(levels))
+        levels, scales_and_zeros = [], []
+        for rows in weight.detach().split(ROWS_AT_ONCE):  # whole blocks of every kernel's packing
+            some, both = _quantise(rows)
+            levels.append(_pack(some))
+            scales_and_zeros.append(both)
+        self.register_buffer("levels", torch.cat(levels))
         # The kernels want `[K / group, N, 2]`.
-        both = torch.cat([both for _, both in pieces]).transpose(0, 1).contiguous()
-        self.register_buffer("scales_and_zeros", both)
+        self.register_buffer("scales_and_zeros", torch.cat(scales_and_zeros).transpose(0, 1).contiguous())
 
     @staticmethod
     def buffers_of(shape: tuple[int, int]) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -9,8 +9,9 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-ROWS_AT_ONCE = 4096
-"""Rows quantised at a time: the float32 copy of a whole head would be the peak of the memory taken."""
+ROWS_AT_ONCE = 512
+"""Rows quantised at a time: their float32 copies stay in the processor's caches, where those of a whole head would be
+the peak of the memory taken."""
 
 TINY = torch.finfo(torch.float32).tiny
 """The least scale: rows or groups of zeros must not be divided by zero."""
