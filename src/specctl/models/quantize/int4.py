@@ -22,7 +22,7 @@ class Int4Linear(BufferedLinear):
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
         levels, scales_and_zeros = [], []
-        for rows in weight.detach().split(ROWS_AT_ONCE):  # whole blocks of every kernel's packing
+        for rows in weight.detach().split(ROWS_AT_ONCE):  # whole blocks of packing, which are of 64 at most
             some, both = _quantise(rows)
             levels.append(_pack(some))
             scales_and_zeros.append(both)
