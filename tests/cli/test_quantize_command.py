@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from cli_harness import Cli
+from torch import Tensor, nn
 
 from fake_tokenizers import SPECIAL, byte_tokenizer
 from fakes import tiny_module
@@ -48,8 +49,14 @@ def drafting(tmp_path: Path, model: Path, draft: str = "") -> str:
     return str(path)
 
 
-def refuse(*_: object) -> None:
-    raise AssertionError("it was quantised at load")
+def not_quantising(monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Maker.__call__
+
+    def made(self: Maker, weight: Tensor, bias: Tensor | None) -> nn.Module:
+        assert self.scheme is None, "it was quantised at load"
+        return make(self, weight, bias)
+
+    monkeypatch.setattr(Maker, "__call__", made)
 
 
 def test_pull_stores_a_draft_that_runs_use(
@@ -67,7 +74,7 @@ def test_pull_stores_a_draft_that_runs_use(
     assert [one["cached"] for one in planned["files"] if one["name"] == "tiny.int4"] == [True]
     assert "tiny.int4" in cli("models").out
     with monkeypatch.context() as patch:
-        patch.setattr(Maker, "__call__", refuse)
+        not_quantising(patch)
         after = cli("run", "-p", profile, "-q", "sky")
     assert (after.code, after.out) == (before.code, before.out)
     assert cli("models", "rm", "tiny.int4").code == 0
@@ -96,7 +103,7 @@ def test_trim_stores_the_trimmed_head_too(
     assert (trim / "int4.safetensors").is_file()
     profile = drafting(tmp_path, model, f"draft: {{trim: {trim}}}\n")
     with monkeypatch.context() as patch:
-        patch.setattr(Maker, "__call__", refuse)
+        not_quantising(patch)
         used = cli("run", "-p", profile, "-q", "sky")
     plain = cli("run", "-p", "plain", "--target", str(model), "-n", "6", "-q", "sky")
     assert (used.code, used.out) == (plain.code, plain.out)
