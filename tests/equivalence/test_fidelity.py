@@ -67,6 +67,42 @@ def test_lookup_drafts_are_what_a_fresh_lookup_proposes() -> None:
     assert fidelity.drafted
 
 
+class InTurns(Ngram):
+    """Asks two sources in turns: one says what is looked up, the other token 5 and nothing else."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.rounds = 0
+        self.only: object = None
+
+    def asked(self, slot: int) -> object:
+        return self.only or ("lookup", "five")[self.rounds % 2]
+
+    def ask_only(self, whom: object) -> None:
+        self.only = whom
+
+    def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
+        self.rounds += 1
+        looked_up = super().draft(rows, budget)
+        five = Draft([[5] * min(most, 1) for most in budget], confidence=[[1.0] * min(m, 1) for m in budget])
+        return looked_up if self.asked(0) == "lookup" else five
+
+
+class Deaf(InTurns):
+    def ask_only(self, whom: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("make", "sound"), [(InTurns, True), (Deaf, False)], ids=["right", "planted-deaf"])
+def test_who_is_asked_may_depend_on_the_past(make: type[InTurns], sound: bool) -> None:
+    """What he proposes may not."""
+    params = NgramParams(method="ngram", draft_tokens=4)
+    one = subject(toy_lm(), lambda sampler: make(params, Parts(toy_lm(), None, sampler, frozenset())))
+    fidelity = watched(one, new=40)
+    assert fidelity.compared > 10
+    assert (list(fidelity.problems()) == []) is sound
+
+
 def test_the_target_drafting_for_itself_is_always_right() -> None:
     fidelity = watched(with_draft(toy_lm()))
     assert list(fidelity.problems()) == []

@@ -53,7 +53,8 @@ def test_a_trimmed_head_is_packed_too() -> None:
     ids = torch.tensor([2, 5, 30])
     small = trimmed.trimmed(fast, trimmed.cut(fast, ids))
     assert float((logits(small) - logits(fast)[:, ids]).abs().max()) < 1e-5
-    assert small.packed is not None and isinstance(small.packed.get_submodule("lm_head"), PackedLinear)
+    assert small.packed is not None
+    assert isinstance(small.packed.get_submodule("lm_head"), PackedLinear)
 
 
 def test_a_planted_swap_of_columns_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

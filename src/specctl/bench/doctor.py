@@ -25,7 +25,8 @@ _SHOWN = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32)
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
     """`expected`: speedups foretold for each traced prompt; `break_even`: the share of single draft tokens that has
-    to be right before drafting with this model pays at all, None if none is enough.
+    to be right before drafting with this model pays at all, None if none is enough. `fewest_rows`: a forward of the
+    target has at least so many (`models/rows.py`).
     """
 
     machine: dict[str, Any]
@@ -34,6 +35,7 @@ class Diagnosis:
     numerics: str
     dtype: str
     costs: Costs
+    fewest_rows: int
     weights_bytes: int
     acceptance: float | None
     break_even: float | None
@@ -54,6 +56,7 @@ class Diagnosis:
             "numerics": self.numerics,
             "dtype": self.dtype,
             "target_ms": self.curve(),
+            "fewest_rows": self.fewest_rows,
             "draft_step_ms": 1e3 * draft.seconds(1) if draft else None,
             "weights_bytes": self.weights_bytes,
             "acceptance": self.acceptance,
@@ -84,6 +87,7 @@ def diagnose(session: Session, traces: Sequence[Trace], costs: Costs) -> Diagnos
         session.info.numerics,
         session.info.dtype,
         costs,
+        session.target.fewest_rows,
         weights,
         found,
         needed,

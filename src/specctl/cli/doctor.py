@@ -88,7 +88,8 @@ def _lines(found: Diagnosis, models: str) -> Iterator[str]:
     )
     yield f"numerics    invariant ones {held}"
     curve = ", ".join(f"{tokens}: {ms:.0f}" for tokens, ms in found.curve().items())
-    yield f"forward     ms of the target by tokens: {curve}"
+    filled = f"; filled up to {found.fewest_rows} rows, that is fastest" if found.fewest_rows > 1 else ""
+    yield f"forward     ms of the target by tokens: {curve}{filled}"
     if found.costs.draft is not None:
         yield f"draft       {1e3 * found.costs.draft.seconds(1):.0f} ms a step"
     needed = (

@@ -57,6 +57,14 @@ class Auto:
             other = DraftModelParams(method="draft-model", **settings)
             self._model = build(twin if self._in_targets_cache else other, parts)
         self._states: list[_State] = []
+        self._only: Source | None = None
+
+    def asked(self, slot: int) -> Source:
+        return self._states[slot].source
+
+    def ask_only(self, whom: object) -> None:
+        assert isinstance(whom, Source)
+        self._only = whom
 
     def share(self, cache: SlotCache) -> None:
         if self._model is not None:
@@ -81,7 +89,10 @@ class Auto:
             read = len(row.ids) - 1 if self._in_targets_cache else state.read
             odds, lag = looked_up.confidence[slot], len(row.ids) - read
             situations.append(Situation(odds, state.model.averages(), lag, budget[slot], len(row.ids)))
-        plan = choose(situations, self._costs, self._most)
+        if self._only is None:
+            plan = choose(situations, self._costs, self._most)
+        else:
+            plan = Plan([self._only] * len(rows), list(budget))
         draft = self._drafted(rows, plan)
         for slot, tokens in enumerate(draft.tokens):
             self._states[slot].source = plan.sources[slot]

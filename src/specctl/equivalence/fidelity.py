@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from specctl.decode.draft import Draft, Drafter, Row, Scored, SharesCache, midway, share_cache
+from specctl.decode.draft import Chooses, Draft, Drafter, Row, Scored, SharesCache, midway, share_cache
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Problem, Verdict
 from specctl.equivalence.rescore import Rescorer
@@ -101,12 +101,13 @@ class Fidelity:
     def watch(self, drafter: Drafter) -> Drafter:
         return _Watched(drafter, self)
 
-    def compare(self, row: Row, most: int, live: Proposal, *, adapts: bool) -> None:
+    def compare(self, row: Row, most: int, live: Proposal, *, adapts: bool, asked: object = None) -> None:
         """One row's draft with what a fresh drafter proposes.
 
-        Where the drafter `adapts`, how many tokens are worth drafting depends on its past; which tokens never does.
+        Where the drafter `adapts`, how many tokens are worth drafting depends on its past; which tokens never does,
+        though it may have `asked` one of several.
         """
-        fresh = fresh_draft(self.subject, row, len(live.tokens) or most if adapts else most)
+        fresh = fresh_draft(self.subject, row, len(live.tokens) or most if adapts else most, asked)
         self.compared += 1
         for at, pair in enumerate(zip(live.tokens, fresh.tokens, strict=False)):
             apart = None
@@ -257,7 +258,8 @@ class _Watched:
         if chosen(self._rounds, self._fidelity.share):
             for slot, (row, most) in enumerate(zip(rows, budget, strict=True)):
                 adapts = getattr(self._drafter, "adapts", False)
-                self._fidelity.compare(row, most, Proposal.of(draft, slot), adapts=adapts)
+                asked = self._drafter.asked(slot) if isinstance(self._drafter, Chooses) else None
+                self._fidelity.compare(row, most, Proposal.of(draft, slot), adapts=adapts, asked=asked)
         return draft
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
@@ -275,10 +277,12 @@ class _Watched:
         self._drafter.drop(slot)
 
 
-def fresh_draft(subject: Subject, row: Row, most: int) -> Proposal:
-    """What a drafter without a past proposes behind the row's committed tokens."""
+def fresh_draft(subject: Subject, row: Row, most: int, asked: object = None) -> Proposal:
+    """What a drafter without a past proposes behind the row's committed tokens, `asked` as the live one was."""
     alone = Row(row.index, row.request, list(row.ids))
     drafter = subject.make_drafter(subject.rules.sampler)
+    if isinstance(drafter, Chooses):
+        drafter.ask_only(asked)
     hidden: dict[int, Tensor] = {}
     if drafter.needs or isinstance(drafter, SharesCache):
         target = subject.make_target(1, len(row.ids) + most + 1)

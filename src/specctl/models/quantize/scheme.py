@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 ROWS_AT_ONCE = 512
-"""Rows quantised at a time: their float32 copies stay in the processor's caches, where those of a whole head would be
-the peak of the memory taken."""
+"""Rows quantised at a time: their float32 copies stay in the processor's caches, where those of a whole head would
+be the peak of the memory taken."""
 
 TINY = torch.finfo(torch.float32).tiny
 """The least scale: rows or groups of zeros must not be divided by zero."""
