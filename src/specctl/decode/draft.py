@@ -137,8 +137,8 @@ def share_cache(drafter: Drafter, cache: SlotCache) -> None:
 class Chooses(Protocol):
     """A drafter that has others draft, and decides whom to ask by costs and by what was accepted.
 
-    Whom it asks depends on its past; what that one proposes does not. So a verifier looks who was `asked` for a slot
-    in the last round, and has a fresh drafter `ask_only` him.
+    Whom it asks depends on its past; what that one proposes does not. So a verifier looks who was `asked` for a
+    slot in the last round, and has a fresh drafter `ask_only` him.
     """
 
     def asked(self, slot: int) -> object: ...
