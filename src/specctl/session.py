@@ -219,7 +219,7 @@ def open_session(
     draft, draft_note = open_draft(profile, target, target_dir, draft_dir, draft_name)
     with _threads_left(worker):
         note = None if native else _settle_numerics(target)
-    if draft is not None and draft.reads:
+    if draft is not None and draft.reads and not draft.twin:
         draft.row_floor = target.row_floor  # its states come from the target, so its drafts repeat as well
     info = SessionInfo(
         target=target_name,

@@ -38,7 +38,7 @@ def cheapened(lm: LM, quantize: Scheme | None, found: Found | None = None) -> tu
     make = Maker(quantize)
     module = _built(lm.module, make) if found is None else _mapped(lm, make, found)
     name = f"{lm.name} {quantize}" if quantize else lm.name
-    return LM(module.eval(), name, kept=lm.kept, twin=lm.twin), make.note
+    return LM(module.eval(), name, kept=lm.kept, reads=lm.reads, twin=lm.twin), make.note
 
 
 def find(lm: LM, quantize: Scheme | None, whole: LM, trim: Path | None) -> tuple[Found | None, str | None]:
