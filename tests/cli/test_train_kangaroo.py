@@ -84,7 +84,11 @@ def same_adapter(*folders: str) -> bool:
 
 def answer(cli: Cli, model: Path, adapter: str | None, **settings: str) -> Done:
     """One with the adapter in `adapter`, or plain."""
-    drafter = {"method": "kangaroo", "adapter": adapter, **settings} if adapter else {"method": "none"}
+    drafter = (
+        {"method": "kangaroo", "adapter": adapter, "rests": False, **settings}
+        if adapter
+        else {"method": "none"}
+    )
     profile = {"schema": 1, "about": "a test", "target": str(model), "dtype": "float64", "drafter": drafter}
     Path("mine.yaml").write_text(json.dumps(profile))
     return cli("run", "-p", "./mine.yaml", "-n", "20", "--json", "hello")

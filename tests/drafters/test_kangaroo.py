@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fakes import Spy, ask, noisy_lm, plain_tokens, prompts, run, shared_lm, tiny_lm, tiny_module
+from fakes import Spy, ask, flat_costs, noisy_lm, plain_tokens, prompts, run, shared_lm, tiny_lm, tiny_module
 from specctl.decode.draft import Parts, Row, Scored
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
@@ -22,6 +22,7 @@ from specctl.events import Verified
 from specctl.models import adapter as adapters
 from specctl.models.adapter import Adapter, Shape
 from specctl.models.cheap import cheapened
+from specctl.models.costs import Costs
 from specctl.models.lm import LM
 from specctl.models.quantize.int4 import Int4Linear
 from specctl.profile.drafters import KangarooParams
@@ -40,6 +41,7 @@ def drafter(
     eos: frozenset[int] = frozenset(),
     adapter: Adapter | None = None,
     copied: LM | None = None,
+    costs: Costs | None = None,
     **params: Any,
 ) -> Kangaroo:
     """`copied`: a model with the adapter behind its first layers, which draft instead of the target's."""
@@ -48,7 +50,8 @@ def drafter(
     settings = KangarooParams(
         method="kangaroo", **{"draft_tokens": 4, "min_confidence": 0.0, "rests": False, **params}
     )
-    return Kangaroo(settings, Parts(lm, copied or adapters.readout(lm, adapter, kept), sampler, eos))
+    draft = copied or adapters.readout(lm, adapter, kept)
+    return Kangaroo(settings, Parts(lm, draft, sampler, eos, costs or flat_costs()))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -68,11 +71,20 @@ def test_a_row_whose_drafts_are_not_kept_is_left_alone(batch_size: int) -> None:
     asked = ask(3, 40)
     rounds = {}
     for rests in (False, True):
-        one = Spy(drafter(shared_lm(), rests=rests))
+        one = Spy(drafter(shared_lm(), rests=rests, costs=flat_costs(0.2)))
         rounds[rests], _, _ = run(shared_lm(), one, asked, batch_size=batch_size)
         drafted = [len(tokens) for _, draft in one.log for tokens in draft.tokens]
         assert (drafted.count(0) > len(drafted) // 2) == rests
     assert rounds[True] == rounds[False]
+
+
+def test_the_cheaper_a_draft_the_longer_it_is_asked() -> None:
+    asked = []
+    for cost in (0.0, 0.1, 0.4, 0.9):
+        one = Spy(drafter(shared_lm(), rests=True, costs=flat_costs(cost)))
+        run(shared_lm(), one, ask(3, 40))
+        asked.append(sum(bool(tokens) for _, draft in one.log for tokens in draft.tokens))
+    assert asked[0] > asked[1] > asked[2] >= asked[3] > 0
 
 
 @pytest.mark.parametrize("block", ["layer", "two-layers"])

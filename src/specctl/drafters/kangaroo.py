@@ -19,6 +19,7 @@ from torch import Tensor
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
 from specctl.decode.rest import Rest
+from specctl.models import costs
 from specctl.models.cache import SlotCache
 from specctl.models.lm import PREFILL_CHUNK
 from specctl.models.trimmed import widen
@@ -42,6 +43,10 @@ class Kangaroo:
         self._depth = parts.draft.reads
         self.needs = frozenset({self._depth})
         self.adapts = params.rests
+        self._worth = 0.0
+        if params.rests:
+            known = parts.costs or costs.of(parts.target, parts.draft, rows=parts.rows)
+            self._worth = known.drafted(parts.rows)
         self._sampler, self._eos = parts.sampler, parts.eos
         self._least = params.min_confidence or 0.0
         self._cache = self._adapter.new_cache()
@@ -56,7 +61,7 @@ class Kangaroo:
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         slot = self._cache.admit()
         self._pending.append([])
-        self._rests.append(Rest())
+        self._rests.append(Rest(self._worth))
         capacity = len(row.ids) + row.request.max_new_tokens + self._params.draft_tokens
         self._cache.reserve(slot + 1, min(capacity, self._target.context_length) + self._adapter.row_floor)
         if self._depth in hidden:

@@ -135,8 +135,13 @@ class KangarooParams(Method):
         "target's own layers, which then run once only",
     )
     rests: bool = Field(
-        default=True, description="leave a row alone for some rounds when its drafts are not kept"
+        default=True,
+        description="leave a row alone for some rounds when its drafts cost more than they bring",
     )
+
+    @property
+    def weighs_costs(self) -> bool:
+        return self.rests
 
 
 Threshold = Annotated[float, Field(ge=0, le=1.01)]
