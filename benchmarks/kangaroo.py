@@ -4,14 +4,13 @@
         [--confidence 0.2 0.4 0.6] [--draft-tokens 2 4 6] [--copy int4]
 
 Prints, for each category, threshold and draft length: ratio to plain, equal answers, acceptance by place in the
-draft, and the share of time outside the models' forwards. With `--copy`, drafts come from a copy of the first
-layers and the adapter in so many bits, and verification runs all layers. QUESTIONS may be conversations in ids.
+draft, and the share of time outside the models' forwards. `--copy int4` is profile `kangaroo-int4`. QUESTIONS may
+be conversations in ids.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,17 +20,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from torch import nn
-
 from specctl.events import Emitted, Verified
-from specctl.models import adapter as adapters
-from specctl.models import trimmed
-from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
-from specctl.models.quantize import Scheme
-from specctl.models.views import shallow_copy
 from specctl.profile import override, read
-from specctl.profile.drafters import KangarooParams
 from specctl.session import Request, Session, open_session
 from specctl.store import fetch
 from specctl.training import conversation_file
@@ -114,29 +105,6 @@ def show(title: str, found: dict[str, Seen]) -> None:
     print(f"  geometric mean over categories {math.exp(sum(means) / len(means)):.3f} x")
 
 
-def with_copy(session: Session, scheme: Scheme) -> Session:
-    """The session drafting with the first layers, the adapter and its head as a model of their own, quantised."""
-    target, params = session.target, session.profile.drafter
-    assert isinstance(params, KangarooParams)
-    folder = Path(params.adapter) if params.adapter else adapters.shipped(target)
-    adapter, kept = adapters.read(folder, target)
-    depth = adapter.shape.depth
-    module = shallow_copy(target.module)
-    base = shallow_copy(target.module.model)  # type: ignore[arg-type]
-    config: Any = copy.copy(target.config)
-    config.num_hidden_layers = depth + len(adapter.layers())
-    base._modules["layers"] = nn.ModuleList([*target.module.model.layers[:depth], *adapter.layers()])  # type: ignore[union-attr, index]
-    for number, layer in enumerate(adapter.layers(), start=depth):
-        layer.self_attn.layer_idx = number  # in the copy's cache, beside the first layers
-    base._modules["norm"] = adapter.norm
-    base.config = module.config = config
-    module._modules["model"] = base
-    draft = LM(module, "first layers and adapter")
-    if kept is not None:
-        draft = trimmed.trimmed(draft, trimmed.cut(target, kept))
-    return replace(session, draft=cheapened(draft, scheme)[0])
-
-
 def requests(session: Session, path: Path, per_category: int, new_tokens: int) -> list[tuple[str, Request]]:
     if conversation_file.holds_ids(path):
         held = conversation_file.read(path, session.target.vocab_size)
@@ -167,17 +135,15 @@ def main() -> None:
     folder = fetch.find(pair.target)
     assert folder is not None, "run `specctl pull smollm2-135m` first"
     base = read.load("kangaroo")
-    first = override.merge(base, {"drafter": {**base.drafter.model_dump(), "adapter": args.adapter}})
+    drafter = {**base.drafter.model_dump(), "adapter": args.adapter, "copy": args.copy}
+    first = override.merge(base, {"drafter": drafter})
     session = open_session(first, folder, None, target_name="smollm2-135m", draft_name=None)
     plain = replace(session, profile=override.merge(base, {"drafter": {"method": "none"}}))
-    if args.copy:
-        session = with_copy(session, args.copy)
     asked = requests(session, args.questions, args.per_category, args.new_tokens)
     answer(plain, asked[0][1], None)
     for confidence in args.confidence:
         for draft_tokens in args.draft_tokens:
             changed = {"min_confidence": confidence, "draft_tokens": draft_tokens}
-            drafter = {"method": "draft-model"} if args.copy else first.drafter.model_dump()
             profile = override.merge(first, {"drafter": {**drafter, **changed}})
             found = measure(replace(session, profile=profile), plain, asked)
             show(f"min_confidence {confidence}, draft_tokens {draft_tokens}", found)

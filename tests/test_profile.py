@@ -392,6 +392,7 @@ class TestShipped:
             "draft-int4",
             "draft-model",
             "kangaroo",
+            "kangaroo-int4",
             "mirror",
             "ngram",
             "plain",

@@ -23,7 +23,7 @@ def open_draft(
 ) -> tuple[LM | None, str | None]:
     """The draft, trimmed and made cheap, and a sentence if that failed for some of it."""
     if isinstance(profile.drafter, KangarooParams):
-        return _open_adapter(profile.drafter, target), None
+        return _open_adapter(profile.drafter, target)
     device = profile.device
     if isinstance(profile.drafter, MirrorParams):
         device = profile.drafter.draft_device or device
@@ -83,9 +83,12 @@ def open_worker(profile: Profile, target: LM, folder: Path, name: str | None) ->
     return Worker(recipe)
 
 
-def _open_adapter(params: KangarooParams, target: LM) -> LM:
+def _open_adapter(params: KangarooParams, target: LM) -> tuple[LM, str | None]:
     folder = Path(params.adapter) if params.adapter else adapters.shipped(target)
-    return cheap.packed(adapters.readout(target, *adapters.read(folder, target)))
+    lm = adapters.readout(target, *adapters.read(folder, target))
+    if params.copy_ is None:
+        return cheap.packed(lm), None
+    return cheap.cheapened(replace(lm, twin=True), params.copy_)
 
 
 def _open_sorted(profile: Profile, base: LM, target: LM) -> tuple[LM, str | None]:

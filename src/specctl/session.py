@@ -224,7 +224,7 @@ def open_session(
         note = None if native else _settle_numerics(target)
         if target.packed is not None:
             target.fewest_rows = fewest_rows(target)
-    if draft is not None and draft.reads:
+    if draft is not None and draft.reads and not draft.twin:
         draft.row_floor = target.row_floor  # its states come from the target, so its drafts repeat as well
     info = SessionInfo(
         target=target_name,

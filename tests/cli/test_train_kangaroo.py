@@ -82,9 +82,13 @@ def same_adapter(*folders: str) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def answer(cli: Cli, model: Path, adapter: str | None) -> Done:
+def answer(cli: Cli, model: Path, adapter: str | None, **settings: str) -> Done:
     """One with the adapter in `adapter`, or plain."""
-    drafter = {"method": "kangaroo", "adapter": adapter} if adapter else {"method": "none"}
+    drafter = (
+        {"method": "kangaroo", "adapter": adapter, "rests": False, **settings}
+        if adapter
+        else {"method": "none"}
+    )
     profile = {"schema": 1, "about": "a test", "target": str(model), "dtype": "float64", "drafter": drafter}
     Path("mine.yaml").write_text(json.dumps(profile))
     return cli("run", "-p", "./mine.yaml", "-n", "20", "--json", "hello")
@@ -104,6 +108,10 @@ def test_trains_and_drafts(train: Train, cli: Cli, model: Path) -> None:
     mine, plain = (json.loads(answer(cli, model, adapter).out) for adapter in ("out", None))
     assert mine["token_ids"] == plain["token_ids"]
     assert mine["stats"]["drafted"] > 0
+    copied = answer(cli, model, "out", copy="int4")
+    assert json.loads(copied.out)["token_ids"] == plain["token_ids"]
+    assert json.loads(copied.out)["stats"]["drafted"] == mine["stats"]["drafted"]
+    assert "layers of the draft are not in `int4`" in copied.err  # of these sizes and in float64
 
 
 def test_an_adapter_of_another_target_is_refused(train: Train, cli: Cli, tmp_path: Path) -> None:

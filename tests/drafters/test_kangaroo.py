@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fakes import Spy, ask, plain_tokens, prompts, run, shared_lm, tiny_lm, tiny_module
+from fakes import Spy, ask, flat_costs, noisy_lm, plain_tokens, prompts, run, shared_lm, tiny_lm, tiny_module
 from specctl.decode.draft import Parts, Row, Scored
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
 from specctl.drafters.kangaroo import Kangaroo
+from specctl.equivalence.rescore import with_adapter
 from specctl.errors import MissingError, ModelFileError, RequestError
 from specctl.events import Verified
 from specctl.models import adapter as adapters
 from specctl.models.adapter import Adapter, Shape
+from specctl.models.cheap import cheapened
+from specctl.models.costs import Costs
 from specctl.models.lm import LM
+from specctl.models.quantize.int4 import Int4Linear
 from specctl.profile.drafters import KangarooParams
 
 HOT = Law(temperature=1.0)
@@ -35,14 +40,18 @@ def drafter(
     accept: str = "greedy",
     eos: frozenset[int] = frozenset(),
     adapter: Adapter | None = None,
+    copied: LM | None = None,
+    costs: Costs | None = None,
     **params: Any,
 ) -> Kangaroo:
+    """`copied`: a model with the adapter behind its first layers, which draft instead of the target's."""
     sampler = Sampler.keyed(law or Law(), coupled=accept == "coupled")
     adapter = adapter or Adapter(lm, shape).double().eval()
     settings = KangarooParams(
         method="kangaroo", **{"draft_tokens": 4, "min_confidence": 0.0, "rests": False, **params}
     )
-    return Kangaroo(settings, Parts(lm, adapters.readout(lm, adapter, kept), sampler, eos))
+    draft = copied or adapters.readout(lm, adapter, kept)
+    return Kangaroo(settings, Parts(lm, draft, sampler, eos, costs or flat_costs()))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -62,11 +71,20 @@ def test_a_row_whose_drafts_are_not_kept_is_left_alone(batch_size: int) -> None:
     asked = ask(3, 40)
     rounds = {}
     for rests in (False, True):
-        one = Spy(drafter(shared_lm(), rests=rests))
+        one = Spy(drafter(shared_lm(), rests=rests, costs=flat_costs(0.2)))
         rounds[rests], _, _ = run(shared_lm(), one, asked, batch_size=batch_size)
         drafted = [len(tokens) for _, draft in one.log for tokens in draft.tokens]
         assert (drafted.count(0) > len(drafted) // 2) == rests
     assert rounds[True] == rounds[False]
+
+
+def test_the_cheaper_a_draft_the_longer_it_is_asked() -> None:
+    asked = []
+    for cost in (0.0, 0.1, 0.4, 0.9):
+        one = Spy(drafter(shared_lm(), rests=True, costs=flat_costs(cost)))
+        run(shared_lm(), one, ask(3, 40))
+        asked.append(sum(bool(tokens) for _, draft in one.log for tokens in draft.tokens))
+    assert asked[0] > asked[1] > asked[2] >= asked[3] > 0
 
 
 @pytest.mark.parametrize("block", ["layer", "two-layers"])
@@ -96,6 +114,115 @@ def test_coupled_samples_are_plain_samplings() -> None:
     one = drafter(shared_lm(), law=HOT, accept="coupled")
     tokens, _, _ = run(shared_lm(), one, ask(5), batch_size=3, law=HOT, accept="coupled")
     assert [tuple(row) for row in tokens] == list(plain_tokens(law=HOT, accept="coupled"))
+
+
+# With a copy of the first layers --------------------------------------------------------------------------------
+
+
+def copy_of(lm: LM, *, fused: bool = False, kept: torch.Tensor | None = None) -> LM:
+    """The first two layers of `lm` and an adapter for `shared_lm` behind them."""
+    adapter = Adapter(shared_lm(), Shape(2, "layer")).double().eval()
+    whole = replace(adapters.readout(lm, adapter, kept), twin=True)
+    return cheapened(whole, None)[0] if fused else whole
+
+
+def unexpected(spy: Spy, draft: LM) -> tuple[int, int]:
+    """Drafted tokens that copy and adapter do not say behind the target's own states, of how many."""
+    wrong = compared = 0
+    for committed, drafted in spy.log:
+        for ids, tokens in zip(committed, drafted.tokens, strict=True):
+            target = Target(shared_lm(), slots=1, capacity=len(ids), captures=frozenset({draft.reads}))
+            hidden = target.admit(ids)
+            context = with_adapter(draft, target.cache, hidden.get(draft.reads))
+            said = draft.forward(context, [[ids[-1], *tokens]], range(1))[0].argmax(dim=-1).tolist()
+            wrong += sum(token != right for token, right in zip(tokens, said, strict=False))
+            compared += len(tokens)
+    return wrong, compared
+
+
+def stale(batch_size: int, schedule: str = "ragged", caps: Sequence[int] = (16,) * 5, **params: Any) -> int:
+    draft = copy_of(noisy_lm())
+    spy = Spy(drafter(shared_lm(), copied=draft, **params))
+    asked = [replace(one, max_new_tokens=cap) for one, cap in zip(ask(5), caps, strict=True)]
+    tokens, _, _ = run(shared_lm(), spy, asked, batch_size=batch_size, schedule=schedule)
+    plain = plain_tokens(new=16)
+    assert [tuple(row) for row in tokens] == [one[:cap] for one, cap in zip(plain, caps, strict=True)]
+    wrong, compared = unexpected(spy, draft)
+    assert compared > 20
+    return wrong
+
+
+@pytest.mark.parametrize("schedule", ["ragged", "eqspec", "exspec"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_copy_drafts_behind_the_targets_own_states(batch_size: int, schedule: str) -> None:
+    """Rounds of all lengths, rows that leave, swap and are padded."""
+    assert stale(batch_size, schedule, (3, 16, 9, 5, 12)) == 0
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_states_of_rounds_without_a_draft_are_not_lost(rests: bool) -> None:
+    assert stale(2, rests=rests, min_confidence=0.3) == 0
+
+
+def stale_states(self: Kangaroo, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+    """The adapter keeps what the copy made of the tokens that were kept."""
+    for slot, n in enumerate(accepted):
+        seen = min(n + 1, self._steps)
+        self._cache.commit(slot, seen)
+        self._pending[slot].extend(scored.hidden[self._depth][slot, seen : n + 1])
+
+
+def lost_states(self: Kangaroo, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+    for slot, n in enumerate(accepted):
+        self._pending[slot].extend(scored.hidden[self._depth][slot, 1 : n + 1])
+
+
+@pytest.mark.parametrize("bug", [stale_states, lost_states])
+def test_planted_wrong_states_are_seen(bug: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Kangaroo, "observe", bug)
+    assert stale(3) > 0
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_copy_in_the_same_weights_drafts_the_same(batch_size: int, fused: bool) -> None:
+    """Tokens, laws and all: where they come from is the only difference."""
+    logs = []
+    for copied in (None, copy_of(shared_lm(), fused=fused)):
+        one = drafter(shared_lm(), shape=Shape(2, "layer"), copied=copied, law=HOT, draft_tokens=3)
+        spy = Spy(one)
+        run(shared_lm(), spy, ask(5), batch_size=batch_size, law=HOT, accept="rejection")
+        logs.append(spy.log)
+    shared, copies = logs
+    assert [draft.tokens for _, draft in shared] == [draft.tokens for _, draft in copies]
+    for (_, one), (_, other) in zip(shared, copies, strict=True):
+        assert (one.hidden is None, other.hidden is None) == (False, True)
+        assert (one.q is None) == (other.q is None)
+        assert one.q is None or other.q is None or torch.allclose(one.q, other.q)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("fused", [False, True])
+def test_coupled_samples_with_a_copy_are_plain_samplings(batch_size: int, fused: bool) -> None:
+    kept = torch.arange(0, 48, 2)
+    one = drafter(
+        shared_lm(), copied=copy_of(noisy_lm(), fused=fused, kept=kept), law=HOT, accept="coupled", rests=True
+    )
+    tokens, _, _ = run(shared_lm(), one, ask(5), batch_size=batch_size, law=HOT, accept="coupled")
+    assert [tuple(row) for row in tokens] == list(plain_tokens(law=HOT, accept="coupled"))
+
+
+def test_a_quantised_copy_shares_nothing_that_is_quantised() -> None:
+    lm = LM(tiny_module(dtype=torch.bfloat16), "toy")
+    adapter = Adapter(lm, Shape(2, "layer")).bfloat16().eval()
+    before = {name: tensor.clone() for name, tensor in lm.module.state_dict().items()}
+    draft, _ = cheapened(replace(adapters.readout(lm, adapter), twin=True), "int4")
+    assert (draft.reads, draft.twin, draft.n_layers, draft.row_floor) == (2, True, 3, 1)
+    assert any(isinstance(one, Int4Linear) for one in draft.module.modules())
+    asked = ask(3)
+    tokens, _, _ = run(lm, drafter(lm, copied=draft, rests=True), asked, batch_size=1)
+    assert tokens == run(lm, None, asked)[0]
+    assert all(torch.equal(before[name], tensor) for name, tensor in lm.module.state_dict().items())
 
 
 # The perfect adapter ---------------------------------------------------------------------------------------------

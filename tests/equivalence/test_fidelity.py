@@ -13,16 +13,20 @@ from toys import subject, toy_lm
 from fakes import ask, noisy_lm, tiny_module
 from specctl.decode.draft import Draft, Drafter, Parts, Row, Scored
 from specctl.decode.sampling import Law, Sampler
+from specctl.decode.target import Target
 from specctl.drafters.draft_model import DraftModel, OwnWeights
+from specctl.drafters.kangaroo import Kangaroo
 from specctl.drafters.ngram import Ngram
 from specctl.equivalence.fidelity import Fidelity, Proposal, acceptance
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Verdict
-from specctl.equivalence.rescore import Rescorer
+from specctl.equivalence.rescore import Rescorer, with_adapter
 from specctl.equivalence.subject import Subject
 from specctl.equivalence.verify import Watchers, verify_greedy
+from specctl.models.adapter import Adapter, Shape, readout
+from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
-from specctl.profile.drafters import DraftModelParams, NgramParams
+from specctl.profile.drafters import DraftModelParams, KangarooParams, NgramParams
 
 
 def draft_lm() -> LM:
@@ -214,6 +218,40 @@ def test_a_displaced_draft_is_not_excused_as_noise(planted: bool) -> None:
     assert bool(list(fidelity.problems())) is planted
 
 
+class Stale(Kangaroo):
+    """Keeps in the adapter's cache what a copy of the first layers made of the tokens, not what the target did."""
+
+    def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
+        self._copied = False
+        super().observe(rows, scored, accepted)
+        self._copied = True
+
+
+@pytest.mark.parametrize("quantize", ["int4", None])
+@pytest.mark.parametrize("planted", [False, True])
+def test_a_stale_adapter_cache_is_not_excused_as_noise(planted: bool, quantize: Any) -> None:
+    """The excuse is measured with the target's slots below the exit and its states in the adapter's cache."""
+    lm, params = toy_lm(), KangarooParams(method="kangaroo", draft_tokens=3, min_confidence=0.0, rests=False)
+    adapter = Adapter(lm, Shape(2, "layer")).bfloat16().eval()
+    draft, _ = cheapened(replace(readout(draft_lm(), adapter), twin=True), quantize)
+
+    def target(slots: int, capacity: int) -> Target:
+        return Target(lm, slots=slots, capacity=capacity, captures=frozenset({2}))
+
+    def make(sampler: Sampler, kind: type[Kangaroo] = Kangaroo) -> Kangaroo:
+        return kind(params, Parts(lm, draft, sampler, frozenset()))
+
+    def watch(drafter: Drafter) -> Drafter:
+        return fidelity.watch(make(one.rules.sampler, Stale) if planted else drafter)
+
+    one = replace(subject(lm, make, target=target), draft=draft)
+    fidelity = Fidelity(one, noise=lambda: NOISE)
+    verify_greedy(one, ask(4, 20), batch_size=2, noise=None, audit=0, watchers=Watchers(drafter=watch))
+    assert fidelity.compared > 10
+    assert fidelity.accepted
+    assert bool(list(fidelity.problems())) is planted
+
+
 def test_rescoring_goes_on_from_the_targets_states() -> None:
     """Beside the draft's own reading of the text, which is another context."""
     lm, ids = draft_lm(), [5, 9, 4, 7, 11, 8]
@@ -222,6 +260,22 @@ def test_rescoring_goes_on_from_the_targets_states() -> None:
     exact = lm.forward(target.cache, [ids[4:]], range(1))[0, -1].float()
     rescorer = Rescorer(lm)
     over = rescorer.scores(ids, Law(), target.cache)
+    alone = rescorer.scores(ids, Law())
+    near, far = (float((one - exact).abs().max()) for one in (over, alone))
+    assert near < 0.3
+    assert far > 3 * near
+
+
+def test_rescoring_an_adapter_goes_on_from_the_targets_states() -> None:
+    """Below it and in its own cache."""
+    adapter = Adapter(toy_lm(), Shape(2, "layer")).bfloat16().eval()
+    draft, _ = cheapened(replace(readout(draft_lm(), adapter), twin=True), "int4")
+    ids = [5, 9, 4, 7, 11, 8]
+    target = Target(toy_lm(), slots=1, capacity=16, captures=frozenset({2}))
+    hidden = target.admit(ids[:5])
+    exact = draft.forward(with_adapter(draft, target.cache, hidden[2]), [ids[4:]], range(1))[0, -1].float()
+    rescorer = Rescorer(draft)
+    over = rescorer.scores(ids, Law(), with_adapter(draft, target.cache, hidden[2]))
     alone = rescorer.scores(ids, Law())
     near, far = (float((one - exact).abs().max()) for one in (over, alone))
     assert near < 0.3

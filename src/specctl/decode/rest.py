@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _WORTH = 0.15
-"""First tokens kept below which asking does not pay: what drafting and verifying a token cost on a CPU, in plain
-steps (an adapter behind a tenth of the layers)."""
+"""Where costs are not known: an adapter behind a tenth of the layers, on a CPU."""
 
 _NEW = 0.15
 """Weight of the last round asked among those before."""
@@ -21,7 +20,9 @@ _LONGEST = 32
 class Rest:
     """One row's: how often the first drafted token was kept, and for how many rounds not to ask.
 
-    A drafter that was wrong too often rests for four rounds, and for twice as many each time it is still wrong.
+    `worth`: what drafting and verifying a token takes, in plain rounds (`Costs.drafted`); kept less often than
+    that, drafts cost more than they bring. It then rests for four rounds, and for twice as many each time it is
+    still wrong.
 
     >>> rest = Rest()
     >>> asked = ""
@@ -32,6 +33,7 @@ class Rest:
     'xxxxxxxx----x--------x--------'
     """
 
+    worth: float = _WORTH
     kept: float = 0.5
     left: int = 0
     next: int = 4
@@ -48,7 +50,7 @@ class Rest:
         if not self.asked:
             return
         self.kept += _NEW * ((kept > 0) - self.kept)
-        if self.kept >= _WORTH:
+        if self.kept >= self.worth:
             self.next = 4
         elif not kept:
             self.left, self.next = self.next, min(2 * self.next, _LONGEST)

@@ -1,8 +1,10 @@
 """Kangaroo: the target's own first layers and a small adapter draft; the other layers verify.
 
 Two early exits: out of the target after a few layers, and out of drafting after a token the drafter is unsure of.
-A row whose drafts are not kept is left alone for a while, which the paper does not do.
 What the first layers computed while drafting is what verification goes on from, so they never run twice.
+
+Two things the paper does not do: a row whose drafts are not kept is left alone for a while, and a copy of the first
+layers in fewer bits may draft instead of them. Then verification runs all layers, in one forward.
 Source: Liu et al., "Kangaroo", arXiv:2404.18911, algorithm 1.
 """
 
@@ -17,6 +19,7 @@ from torch import Tensor
 from specctl.decode.draft import Draft, Parts, Row, Scored
 from specctl.decode.noise import Place
 from specctl.decode.rest import Rest
+from specctl.models import costs
 from specctl.models.cache import SlotCache
 from specctl.models.lm import PREFILL_CHUNK
 from specctl.models.trimmed import widen
@@ -24,19 +27,26 @@ from specctl.profile.drafters import KangarooParams
 
 
 class Kangaroo:
-    """Drafts with the target's first layers, in the target's own cache, and an adapter with a cache of one layer.
+    """Drafts with the target's first layers, or a copy, in the target's own cache, and an adapter in another.
 
-    Invariant between rounds: the adapter's cache and a row's `_pending` states are together one state for each
-    committed token but the last. A round's last drafted token never goes through the adapter in that round, so
-    after full acceptance its state is pending (the paper's adapter lag).
+    Invariant between rounds: the adapter's cache and a row's `_pending` states are together the target's own state
+    for each committed token but the last. A round's last drafted token never goes through the adapter in that
+    round, so after full acceptance its state is pending (the paper's adapter lag). A copy's states are not the
+    target's, so nothing of a round stays: scoring overwrites the slots, and the states it finds are pending.
     """
 
     def __init__(self, params: KangarooParams, parts: Parts) -> None:
         assert parts.draft is not None
         self._params, self._target, self._adapter = params, parts.target, parts.draft
+        self._copied = parts.draft.twin
+        self._first = parts.draft if self._copied else parts.target
         self._depth = parts.draft.reads
         self.needs = frozenset({self._depth})
         self.adapts = params.rests
+        self._worth = 0.0
+        if params.rests:
+            known = parts.costs or costs.of(parts.target, parts.draft, rows=parts.rows)
+            self._worth = known.drafted(parts.rows)
         self._sampler, self._eos = parts.sampler, parts.eos
         self._least = params.min_confidence or 0.0
         self._cache = self._adapter.new_cache()
@@ -51,12 +61,13 @@ class Kangaroo:
     def begin(self, row: Row, hidden: dict[int, Tensor]) -> None:
         slot = self._cache.admit()
         self._pending.append([])
-        self._rests.append(Rest())
+        self._rests.append(Rest(self._worth))
         capacity = len(row.ids) + row.request.max_new_tokens + self._params.draft_tokens
         self._cache.reserve(slot + 1, min(capacity, self._target.context_length) + self._adapter.row_floor)
         if self._depth in hidden:
             for chunk in torch.split(hidden[self._depth], PREFILL_CHUNK, dim=1):
-                self._adapter.segment(self._cache, chunk, range(slot, slot + 1), 0, self._adapter.n_layers)
+                only_row = range(slot, slot + 1)
+                self._adapter.segment(self._cache, chunk, only_row, self._depth, self._adapter.n_layers)
                 self._cache.commit(slot, chunk.shape[1])
 
     def draft(self, rows: Sequence[Row], budget: Sequence[int]) -> Draft:
@@ -69,9 +80,11 @@ class Kangaroo:
         drafts: list[list[int]] = [[] for _ in rows]
         confidence: list[list[float]] = [[] for _ in rows]
         laws: list[Tensor] = []
-        states = [self._shallow([row.ids[-1] for row in rows], 0)]
+        states: list[Tensor] = []
+        tokens = [row.ids[-1] for row in rows]
         self._steps = 0
         while any(active):
+            states.append(self._shallow(tokens))
             scores = self._scores(self._read_out(states[-1]), rows, drafts)
             places = [Place(row.request.seed, len(row.ids) + self._steps) for row in rows]
             chosen, q = self._sampler.draft_tokens(scores, places)
@@ -85,15 +98,17 @@ class Kangaroo:
                     drafts[b].append(token)
                     confidence[b].append(sure[b])
                     active[b] = sure[b] >= self._least and token not in self._eos and len(drafts[b]) < room[b]
-            states.append(self._shallow(tokens, self._steps))
         q = torch.stack(laws, dim=1) if laws else None
         known = confidence if self._params.min_confidence is not None else None
+        if self._copied:
+            return Draft(drafts, q, confidence=known)
+        states.append(self._shallow(tokens))
         return Draft(drafts, q, torch.cat(states, dim=1), self._depth, confidence=known)
 
     def observe(self, rows: Sequence[Row], scored: Scored, accepted: Sequence[int]) -> None:
         states = scored.hidden[self._depth]
         for slot, n in enumerate(accepted):
-            seen = min(n + 1, self._steps)
+            seen = 0 if self._copied else min(n + 1, self._steps)
             self._cache.commit(slot, seen)
             self._pending[slot].extend(states[slot, seen : n + 1])
             self._rests[slot].learn(n)
@@ -109,17 +124,17 @@ class Kangaroo:
         self._pending.pop()
         self._rests.pop()
 
-    def _shallow(self, tokens: Sequence[int], offset: int) -> Tensor:
-        """The target's first layers over a token a row, `offset` above what is committed; `[n, 1, H]`."""
+    def _shallow(self, tokens: Sequence[int]) -> Tensor:
+        """The first layers over the newest token of each row, above what is committed and drafted; `[n, 1, H]`."""
         assert self._shared is not None
-        columns = [[token] for token in tokens]
-        return self._target.segment(self._shared, columns, range(len(columns)), 0, self._depth, offset=offset)
+        rows, columns = range(len(tokens)), [[token] for token in tokens]
+        return self._first.segment(self._shared, columns, rows, 0, self._depth, offset=self._steps)
 
     def _read_out(self, state: Tensor) -> Tensor:
         """The adapter's logits `[n, head]` behind the newest state `[n, 1, H]` of each row."""
         rows = range(len(state))
         if self._steps:
-            logits = self._adapter.segment(self._cache, state, rows, 0, None, offset=self._steps)
+            logits = self._adapter.segment(self._cache, state, rows, self._depth, None, offset=self._steps)
             return logits[:, -1]
         late = [torch.stack(states) if states else state[0, :0] for states in self._pending[: len(rows)]]
         width = max(map(len, late)) + 1
@@ -127,7 +142,7 @@ class Kangaroo:
             torch.cat([known, new, new.expand(width - 1 - len(known), -1)])
             for known, new in zip(late, state, strict=True)
         ]
-        logits = self._adapter.segment(self._cache, torch.stack(fed), rows, 0, None)
+        logits = self._adapter.segment(self._cache, torch.stack(fed), rows, self._depth, None)
         for slot, known in enumerate(late):
             self._cache.commit(slot, len(known))
             self._pending[slot] = []

@@ -16,7 +16,7 @@ from torch import Tensor
 from specctl.decode.draft import Chooses, Draft, Drafter, Row, Scored, SharesCache, midway, share_cache
 from specctl.equivalence.noise import Noise
 from specctl.equivalence.report import Problem, Verdict
-from specctl.equivalence.rescore import Rescorer
+from specctl.equivalence.rescore import Rescorer, with_adapter
 from specctl.equivalence.subject import Subject
 from specctl.equivalence.watch import chosen
 from specctl.models.cache import SlotCache
@@ -226,11 +226,12 @@ class Fidelity:
 
     def _context(self, one: Mismatch) -> SlotCache | None:
         """What a draft that goes on from the target's states has read; None: it has read all by itself."""
-        if self.subject.draft is None or not self.subject.draft.twin:
+        draft = self.subject.draft
+        if draft is None or not (draft.twin or draft.reads):
             return None
         target = self.subject.make_target(1, len(one.ids) + 1)
-        target.admit(one.ids[: one.committed])
-        return target.cache
+        hidden = target.admit(one.ids[: one.committed])
+        return with_adapter(draft, target.cache, hidden.get(draft.reads)) if draft.reads else target.cache
 
 
 class _Watched:

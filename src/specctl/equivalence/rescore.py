@@ -58,3 +58,18 @@ class Rescorer:
         if setter is not None:
             setter("eager")
         return module
+
+
+def with_adapter(draft: LM, below: SlotCache, states: Tensor | None) -> SlotCache:
+    """What a draft with an adapter has read, in one cache: the target's slots, the only row of `below`, for its
+    first layers, and for the adapter what it makes of the target's `states` `[1, tokens, H]`, if there are any."""
+    cache = draft.new_cache()
+    cache.reserve(1, below.capacity)
+    row = cache.admit()
+    if states is not None:
+        draft.segment(cache, states, range(1), draft.reads, draft.n_layers)
+    for layer, given in zip(cache.slot_layers[: draft.reads], below.slot_layers, strict=False):
+        layer.keys, layer.values = given.keys, given.values
+        layer.is_initialized = given.is_initialized
+    cache.commit(row, below.lengths[0])
+    return cache

@@ -19,7 +19,8 @@ class Subject:
     """Everything `decode` needs. The makers are called for each run, so that every run has fresh caches.
 
     `make_target` takes slots and capacity. `drafts` is False for plain decoding, which has nothing to exercise.
-    `draft` is a model of its own, not an adapter. `tokenizer` is None where the events carry no text to be checked.
+    `draft` is a model, or the target's first layers and an adapter. `tokenizer` is None where the events carry no
+    text to be checked.
     """
 
     target: LM
@@ -60,6 +61,6 @@ def from_session(session: Session) -> Subject:
         session.info.target,
         session.info.numerics,
         drafts=session.profile.drafter.method != "none",
-        draft=None if session.draft is None or session.draft.reads else session.draft,
+        draft=session.draft,
         tokenizer=session.tokenizer,
     )

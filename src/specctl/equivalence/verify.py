@@ -93,7 +93,8 @@ def verify(
     )
     problems += [*_vacuous(subject, coverage), *fidelity.problems(), *claims.problems()]
     problems += [] if noise is None else too_many_ties(sequences, noise)
-    own = _self_draft(session, subject, requests, noise) if subject.draft is not None else None
+    whole = subject.draft is not None and not subject.draft.reads
+    own = _self_draft(session, subject, requests, noise) if whole else None
     problems += [] if own is None else own.problems()
     tolerance = None if noise is None else Tolerance(noise, Rescorer(subject.target))
     turns = verify_turns(session, subject, requests, tolerance)

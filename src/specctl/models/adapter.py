@@ -68,7 +68,7 @@ class Adapter(nn.Module):
         self.below = below[0] if below else None
         self.block = Attention(layer) if shape.block == "attention" else layer
         self.norm = copy.deepcopy(base.norm)
-        for number, one in enumerate(self.layers()):
+        for number, one in enumerate(self.layers(), start=shape.depth):
             one.self_attn.layer_idx = number
 
     def layers(self) -> list[Any]:
@@ -77,25 +77,25 @@ class Adapter(nn.Module):
 
 
 def readout(lm: LM, adapter: Adapter, kept: Tensor | None = None) -> LM:
-    """The adapter as a small model over hidden states, with the target's head or its rows `kept` `[k]`.
+    """The target's first layers and the adapter as a small model, with the target's head or its rows `kept` `[k]`.
 
-    Call `segment(cache, states, rows, 0, None)`.
+    The adapter alone, over states, is `segment(cache, states, rows, reads, None)`.
     """
-    layers = adapter.layers()
+    depth, layers = adapter.shape.depth, adapter.layers()
     base = shallow_copy(_base(lm))
-    base._modules["layers"] = nn.ModuleList(layers)
+    base._modules["layers"] = nn.ModuleList([*_base(lm).layers[:depth], *layers])
     base._modules["norm"] = adapter.norm
     config: Any = copy.copy(base.config)
-    config.num_hidden_layers = len(layers)
+    config.num_hidden_layers = depth + len(layers)
     if getattr(config, "layer_types", None) is not None:
-        config.layer_types = config.layer_types[-len(layers) :]
+        config.layer_types = [*config.layer_types[:depth], *config.layer_types[-len(layers) :]]
     base.config = config
     module = shallow_copy(lm.module)
     module._modules[str(lm.module.base_model_prefix)] = base
     module.config = config
     whole = LM(module, f"adapter of {lm.name}", lm.row_floor)
     view = whole if kept is None else trimmed.trimmed(whole, trimmed.cut(lm, kept))
-    view.reads = adapter.shape.depth
+    view.reads = depth
     return view
 
 

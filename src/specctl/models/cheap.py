@@ -39,9 +39,10 @@ def cheapened(lm: LM, quantize: Scheme | None, found: Found | None = None) -> tu
     make = Maker(quantize)
     module = _built(lm.module, make) if found is None else _mapped(lm, make, found)
     name = f"{lm.name} {quantize}" if quantize else lm.name
-    reads = quantize is not None and lm.device.type == "cpu"  # elsewhere memory would be paid for it
+    # A twin reads no prompts; elsewhere than on a CPU memory would be paid for it.
+    reads = quantize is not None and lm.device.type == "cpu" and not lm.twin
     reader = views.segment(lm.module, 0, lm.n_layers) if reads else None
-    return LM(module.eval(), name, kept=lm.kept, twin=lm.twin, reader=reader), make.note
+    return LM(module.eval(), name, kept=lm.kept, reads=lm.reads, twin=lm.twin, reader=reader), make.note
 
 
 def packed(lm: LM) -> LM:

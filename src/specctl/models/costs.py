@@ -40,6 +40,9 @@ BATCH = dict.fromkeys((2, 4, 8, 16), (1, 2, 4, 8))
 
 _ROUNDS = {False: 2, True: 7}
 
+_FEW = 4
+"""Drafted tokens whose places in the target's forward are averaged: a single one is lost in the noise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -100,6 +103,14 @@ class Costs:
     target: Curve
     draft: Curve | None = None
     overhead: float = 0.0
+
+    def drafted(self, rows: int = 1) -> float:
+        """What drafting and verifying one more token takes, in plain rounds: the share of drafted tokens that has
+        to be kept for drafting to pay."""
+        assert self.draft is not None
+        plain = self.target.seconds(1, rows)
+        place = (self.target.seconds(1 + _FEW, rows) - plain) / _FEW
+        return (self.draft.seconds(1, rows) + place) / (plain + self.overhead)
 
     def lack(self, rows: int) -> bool:
         """Whether a batch of so many rows needs more to be measured."""

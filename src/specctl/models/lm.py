@@ -43,11 +43,13 @@ class LM:
     ones, whose slots the next forward overwrites (see `models/numerics.py`). `fewest_rows` of all rows together do
     the same for speed (`models/rows.py`). `kept` `[k]`: the ids its logits
     are over, when its head is trimmed (`models/trimmed.py`); `vocab` in shapes is k then.
-    `reads` > 0: an adapter, over the states after that many layers of a target (`models/adapter.py`).
+    `reads` > 0: its layers from there on are an adapter, over the states after that many layers of a target
+    (`models/adapter.py`).
     `exits`: a sorted draft's (`models/sorted_draft.py`) depths, each with the probability of its best token up to
-    which a deeper one is asked. `twin`: a copy of a target's layers in other weights, which can go on from the
-    target's own cache. `packed`: `module` once more, weights laid out for the CPU's kernels; forwards run on it.
-    `reader`: layers of the same shapes, without a head, that read prompts where that is faster.
+    which a deeper one is asked. `twin`: a copy of a target's layers, those below `reads` if it is not 0, in other
+    weights, which can go on from the target's own cache. `packed`: `module` once more, weights laid out for the CPU's
+    kernels; forwards run on it. `reader`: layers of the same shapes, without a head, that read prompts where that is
+    faster.
     """
 
     module: nn.Module

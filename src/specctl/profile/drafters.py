@@ -31,7 +31,9 @@ DraftTokens = Annotated[
 
 class Part(BaseModel):
     # Strict: `yes`, `010` and quoted numbers are refused instead of guessed at.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, serialize_by_alias=True
+    )
 
 
 class Method(Part):
@@ -126,9 +128,20 @@ class KangarooParams(Method):
         le=1,
         description="stop drafting after a token the adapter finds less likely than this",
     )
-    rests: bool = Field(
-        default=True, description="leave a row alone for some rounds when its drafts are not kept"
+    copy_: Literal["int8", "int4"] | None = Field(
+        default=None,
+        alias="copy",
+        description="draft with a copy of the first layers, and the adapter, in so many bits; null: with the "
+        "target's own layers, which then run once only",
     )
+    rests: bool = Field(
+        default=True,
+        description="leave a row alone for some rounds when its drafts cost more than they bring",
+    )
+
+    @property
+    def weighs_costs(self) -> bool:
+        return self.rests
 
 
 Threshold = Annotated[float, Field(ge=0, le=1.01)]

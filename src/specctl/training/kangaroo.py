@@ -19,6 +19,7 @@ from specctl.models import adapter as adapters
 from specctl.models.adapter import Adapter, Shape
 from specctl.models.cache import Window
 from specctl.models.lm import LM, geometry
+from specctl.models.views import segment
 from specctl.training.loop import Figures, Settings
 from specctl.training.shards import Sample, Shards
 
@@ -42,7 +43,8 @@ class Kangaroo:
         self.module: nn.Module = self.adapter
         self.kept = kept
         whole = adapters.readout(lm, self.adapter, kept)
-        self._base: Any = getattr(whole.module, str(lm.module.base_model_prefix))
+        above = segment(whole.module, shape.depth, None)
+        self._base: Any = getattr(above, str(lm.module.base_model_prefix))
         self._head = cast(nn.Linear, whole.module.get_output_embeddings()).weight.detach()  # type: ignore[operator]
         self._lm, self._shards, self._depth = lm, shards, shape.depth
         self._scale = float(getattr(lm.config, "logits_scaling", None) or 1)

@@ -38,7 +38,7 @@ def measure(lm: LM, adapter: LM) -> Costs:
     return Costs(
         _timed(lambda: lm.forward(cache, [[1]], row)),
         _timed(lambda: lm.segment(cache, [[1]], row, 0, depth)),
-        _timed(lambda: adapter.segment(small, one, row, 0, None)),
+        _timed(lambda: adapter.segment(small, one, row, depth, None)),
         _timed(lambda: lm.segment(cache, few, row, depth, None)),
     )
 
@@ -60,7 +60,7 @@ def _filled(lm: LM, reads: int) -> SlotCache:
     cache.admit()
     if reads:
         states = torch.zeros(1, _CONTEXT, int(lm.config.hidden_size), dtype=lm.dtype, device=lm.device)
-        lm.segment(cache, states, range(1), 0, lm.n_layers)
+        lm.segment(cache, states, range(1), reads, lm.n_layers)
         cache.commit(0, _CONTEXT)
     else:
         lm.prefill(cache, 0, [1] * _CONTEXT)
