@@ -47,9 +47,9 @@ class LM:
     (`models/adapter.py`).
     `exits`: a sorted draft's (`models/sorted_draft.py`) depths, each with the probability of its best token up to
     which a deeper one is asked. `twin`: a copy of a target's layers, those below `reads` if it is not 0, in other
-    weights, which can go on from the target's own cache. `packed`: `module` once more, weights laid out for the CPU's
-    kernels; forwards run on it. `reader`: layers of the same shapes, without a head, that read prompts where that is
-    faster.
+    weights, which can go on from the target's own cache. `packed`: `module` once more, weights laid out for the
+    CPU's kernels; forwards run on it. `reader`: layers of the same shapes, without a head, that read prompts where
+    that is faster.
     """
 
     module: nn.Module
