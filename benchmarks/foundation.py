@@ -256,7 +256,7 @@ class Dictation:
         self._side, self._prompt = 0, 0
         self._answer: Any = None
         self.tokens, self.forwards = [0, 0], [0, 0]
-        for module in (opened.target.module, model):
+        for module in (opened.target.packed or opened.target.module, model):
             module.register_forward_hook(self._hook, with_kwargs=True)
 
     def run(self, side: int, prompt: str, n: int, decode: Callable[[], tuple[float, int, list[int]]]) -> Any:
