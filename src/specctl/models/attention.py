@@ -63,25 +63,32 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, softcap: float | None
 ) -> Tensor:
     n, heads, q, d = query.shape
-    n_kv = key.shape[1]
+    n_kv, group = key.shape[1], heads // key.shape[1]
     missing = _FEWEST_SLOTS - key.shape[2]
     if missing > 0:
         key, value = padded(key, (0, 0, 0, missing)), padded(value, (0, 0, 0, missing))
         hidden = torch.finfo(attention_mask.dtype).min
         attention_mask = padded(attention_mask, (0, missing), value=hidden)
-    stacked = (query * scaling).reshape(n * n_kv, heads // n_kv * q, d)
-    keys, values = key.flatten(0, 1), value.flatten(0, 1)
-    rows = stacked.shape[1]
+    stacked = query.reshape(n * n_kv, group * q, d)
+    mask = attention_mask.expand(n, group, q, -1).reshape(n, group * q, -1)
+    if n > 1:
+        mask = mask.repeat_interleave(n_kv, dim=0)
     if query.dtype == torch.float32:
-        stacked = padded(stacked, (0, 0, 0, -rows % _ROWS_AT_ONCE_FLOAT32))
-    scores = torch.bmm(stacked, keys.transpose(1, 2))
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores[:, :rows].view(n, n_kv, heads // n_kv, q, -1).add_(attention_mask[:, :, None])
+        more = -group * q % _ROWS_AT_ONCE_FLOAT32
+        stacked, mask = padded(stacked, (0, 0, 0, more)), padded(mask, (0, 0, 0, more))
+    scores = _scores(stacked, key.flatten(0, 1), mask, scaling, softcap)
     # Not in the model's own 16 bits: that kernel's sums depend on the number of slots.
     wide = torch.promote_types(query.dtype, torch.float32)
-    mixed = _weighted_sum(scores.to(wide).softmax(dim=-1).to(query.dtype), values)
-    return mixed[:, :rows].reshape(n, heads, q, -1).transpose(1, 2).contiguous()
+    weights = scores.softmax(dim=-1, dtype=wide).to(query.dtype)
+    mixed = _weighted_sum(weights, value.flatten(0, 1))[:, : group * q]
+    return mixed.reshape(n, heads, q, -1).transpose(1, 2).contiguous()
+
+
+def _scores(stacked: Tensor, keys: Tensor, mask: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    """`[n * n_kv, rows, width]`, masked. One kernel where nothing has to come between product and mask."""
+    if softcap is None:
+        return torch.baddbmm(mask, stacked, keys.transpose(1, 2), alpha=scaling)
+    return torch.tanh(torch.bmm(stacked, keys.transpose(1, 2)) * (scaling / softcap)) * softcap + mask
 
 
 def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:
