@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from time import monotonic
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
+from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -13,12 +17,14 @@ from specctl.cli.safe_text import safe_line
 from specctl.tui import look
 
 _MOST_POSITIONS = 8
+FIGURES_PER_S = 4
 
 
 class Pane(Widget):
     """A titled box that draws a run. `show` is cheap when nothing changed."""
 
     can_focus = False
+    figures = True
 
     def __init__(self, title: str, id: str) -> None:
         super().__init__(id=id)
@@ -32,28 +38,56 @@ class Pane(Widget):
 
 
 class DraftPane(Pane):
-    """The last rounds, newest at the bottom."""
+    """The last rounds, newest at the bottom. What was judged is drawn once."""
+
+    figures = False
 
     def __init__(self) -> None:
         super().__init__("Draft", "draft")
+        self._lines: list[Strip] | None = None
+        self._kept: dict[Hashable, list[Strip]] = {}
 
     def show(self, run: Run, baseline: float | None) -> None:
         super().show(run, baseline)
+        self._lines = None
         shown = any(one.p or one.q for one in run.recent)
         said = "p: target's, q: drafter's" if shown else "bold: the target's own"
         self.border_subtitle = f"struck: rejected · {said}"
 
-    def render(self) -> Content:
+    def render_line(self, y: int) -> Strip:
+        if self._lines is None:
+            self._lines = self._drawn()
+        return (
+            self._lines[y] if y < len(self._lines) else Strip.blank(self.content_size.width, self.rich_style)
+        )
+
+    def _drawn(self) -> list[Strip]:
         width, height = self.content_size
-        lines: list[Content] = []
         rows = self._run.started.rows if self._run.started else 1
+        lines: list[Strip] = []
+        kept: dict[Hashable, list[Strip]] = {}
         for one in reversed(self._run.recent):
-            lines = look.round_lines(one, width, rows) + lines
+            key = (one.row, one.number, one.pieces, one.accepted, one.bonus, one.p, one.q, one.mark, width)
+            if key not in self._kept:
+                self._kept[key] = [
+                    look.strip(line, self.visual_style) for line in look.round_lines(one, width, rows)
+                ]
+            kept[key] = self._kept[key]
+            lines = kept[key] + lines
             if len(lines) >= height:
                 break
-        if not lines:
-            return Content.styled("tokens are shown here as they are drafted and judged", look.QUIET)
-        return Content("\n").join(lines[-height:])
+        self._kept = kept
+        if not self._run.recent:
+            said = Content.styled("tokens are shown here as they are drafted and judged", look.QUIET)
+            return [look.strip(line, self.visual_style) for line in said.wrap(max(width, 1))]
+        return lines[-height:]
+
+    def on_resize(self) -> None:
+        self._lines = None
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._lines, self._kept = None, {}
 
 
 class AcceptancePane(Pane):
@@ -169,14 +203,21 @@ class Pulse(Pane):
 class Panes(Vertical):
     """The three panes; each can be hidden."""
 
+    _figures_at = 0.0
+
     def compose(self) -> ComposeResult:
         yield DraftPane()
         yield AcceptancePane()
         yield SpeedPane()
 
-    def show(self, run: Run, baseline: float | None) -> None:
+    def show(self, run: Run, baseline: float | None, *, calm: bool = False) -> None:
+        """`calm`: more follows soon, and figures need not change more often than one can read them."""
+        now = monotonic()
+        rests = calm and now < self._figures_at + 1 / FIGURES_PER_S
+        if not rests:
+            self._figures_at = now
         for pane in self.query(Pane):
-            if pane.display:
+            if pane.display and not (rests and pane.figures):
                 pane.show(run, baseline)
 
 
