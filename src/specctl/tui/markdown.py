@@ -18,15 +18,21 @@ _INLINE = {"strong": "bold", "em": "italic", "s": "strike", "link": "underline"}
 _CODE_INLINE = "$text-accent on $panel"
 _HEADINGS = {"h1": "bold underline $text-primary", "h2": "bold $text-primary"}
 _CODE = "$text on $panel"
+_MARGIN = "  "  # of code
 _QUIET = "$foreground 60%"
 _LEAST = 8  # cells of a table's column, a nested block
 
 
 class Row(NamedTuple):
-    """One row of the screen. `end` is what comes behind it in the text: nothing or a blank where it was wrapped."""
+    """One row of the screen. As text `end` comes behind it, nothing or a blank where it was wrapped.
+
+    `margin`: characters at its start that are no text. `fill`: the style of what it leaves free at its right.
+    """
 
     content: Content
     end: str = "\n"
+    margin: int = 0
+    fill: str = ""
 
 
 BLANK = Row(Content())
@@ -103,7 +109,10 @@ def _ends_blank(item: SyntaxTreeNode) -> bool:
 def _marked(rows: Sequence[Row], first: str, others: str) -> list[Row]:
     """With something quiet before each row."""
     marks = [Content.styled(first, _QUIET), *[Content.styled(others, _QUIET)] * (len(rows) - 1)]
-    return [Row(mark + row.content, row.end) for mark, row in zip(marks, rows, strict=True)]
+    return [
+        Row(mark + row.content, row.end, row.margin and row.margin + len(mark), row.fill)
+        for mark, row in zip(marks, rows, strict=True)
+    ]
 
 
 def _code(code: str, info: str, width: int) -> list[Row]:
@@ -111,9 +120,9 @@ def _code(code: str, info: str, width: int) -> list[Row]:
     rows: list[Row] = []
     language = info.split()[0] if info.strip() else "text"
     for line in highlight(code.expandtabs(4).rstrip("\n"), language=language).split(allow_blank=True):
-        for part in (parts := line.fold(width - 3)):
-            body = Content("  ") + part + Content(" " * (width - 2 - part.cell_length))
-            rows.append(Row(body.stylize_before(_CODE), "" if part is not parts[-1] else "\n"))
+        *parts, last = line.fold(width - len(_MARGIN))
+        ends = [*((part, "") for part in parts), (last, "\n")]
+        rows += [Row((_MARGIN + part).stylize_before(_CODE), end, len(_MARGIN), _CODE) for part, end in ends]
     return rows
 
 

@@ -228,7 +228,7 @@ class Talk(ScrollView, can_focus=True):
         return strip
 
     def _drawn(self, y: int) -> Strip:
-        content = self._rows[y].content if y < len(self._rows) else Content()
+        content, _, _, fill = self._rows[y] if y < len(self._rows) else BLANK
         selection = self.text_selection
         if selection is not None and (span := selection.get_span(y)) is not None:
             start, end = span
@@ -241,8 +241,9 @@ class Talk(ScrollView, can_focus=True):
             segments.append(Segment(text, style.rich_style_with_offset(x, y)))
             x += len(text)
         room = max(self.outer_size.width - before - content.cell_length, 0)
-        segments.append(Segment(" " * room, base.rich_style_with_offset(x, y)))
-        strip = Strip(segments, before + content.cell_length + room)
+        filled = base + Style.parse(fill) if fill else base
+        segments.append(Segment(" " * room, filled.rich_style_with_offset(x, y)))
+        strip = Strip(segments, before + content.cell_length + room).crop(0, self.outer_size.width)
         for one in self.get_line_filters():
             strip = strip.apply_filter(one, base.background or self.background_colors[1])
         return strip
@@ -258,8 +259,8 @@ class Talk(ScrollView, can_focus=True):
     def get_selection(self, selection: Selection) -> tuple[str, str]:
         """What was selected, lines that were wrapped in one."""
         found: list[str] = []
-        for y, (content, end) in enumerate(self._rows):
+        for y, (content, end, margin, _) in enumerate(self._rows):
             if (span := selection.get_span(y)) is not None:
-                first, last = span
+                first, last = max(span[0], margin), span[1]
                 found.append(content.plain[first:] + end if last == -1 else content.plain[first:last])
         return "".join(found).rstrip("\n"), "\n"
