@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from time import monotonic
+from time import monotonic, thread_time
 from typing import ClassVar
 
 from textual import events, on, work
@@ -34,6 +34,8 @@ from specctl.tui.prompt import Prompt
 from specctl.tui.talk import Answer, Saying, Talk
 
 UPDATES_PER_S = 15
+DRAWING = 0.04
+"""The share of a core that drawing an answer may take from the models."""
 NARROW = 100
 LOW = 34
 
@@ -238,17 +240,16 @@ class ChatScreen(Screen[None]):
         self.call_later(self._finished)
 
     async def _drain_in_turn(self) -> None:
-        """As often as the screen is drawn, and no more than a tenth of the time in all."""
+        """As often as the screen is drawn, and no more than `DRAWING` of the time in all."""
         if self._fetching.line():
             self.query_one(Bar).do(self._fetching.line())
-        begun = monotonic()
-        if self._inbox and begun >= self._rest_until:
+        if self._inbox and monotonic() >= self._rest_until:
+            begun = thread_time()
             await self._drain()
             self.call_after_refresh(self._rest, begun)
 
     def _rest(self, begun: float) -> None:
-        now = monotonic()
-        self._rest_until = now + 9 * (now - begun)
+        self._rest_until = monotonic() + (thread_time() - begun) * (1 / DRAWING - 1)
 
     async def _drain(self) -> None:
         """Everything that came in since the last screen update, at once."""

@@ -20,6 +20,7 @@ _HEADINGS = {"h1": "bold underline $text-primary", "h2": "bold $text-primary"}
 _CODE = "$text on $panel"
 _MARGIN = "  "  # of code
 _QUIET = "$foreground 60%"
+_MARK = "$text-primary"
 _LEAST = 8  # cells of a table's column, a nested block
 
 
@@ -107,8 +108,8 @@ def _ends_blank(item: SyntaxTreeNode) -> bool:
 
 
 def _marked(rows: Sequence[Row], first: str, others: str) -> list[Row]:
-    """With something quiet before each row."""
-    marks = [Content.styled(first, _QUIET), *[Content.styled(others, _QUIET)] * (len(rows) - 1)]
+    """With a mark before each row."""
+    marks = [Content.styled(first, _MARK), *[Content.styled(others, _MARK)] * (len(rows) - 1)]
     return [
         Row(mark + row.content, row.end, row.margin and row.margin + len(mark), row.fill)
         for mark, row in zip(marks, rows, strict=True)

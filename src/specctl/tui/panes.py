@@ -52,7 +52,8 @@ class DraftPane(Pane):
         self._lines = None
         shown = any(one.p or one.q for one in run.recent)
         said = "p: target's, q: drafter's" if shown else "bold: the target's own"
-        self.border_subtitle = f"struck: rejected · {said}"
+        if said not in str(self.border_subtitle):
+            self.border_subtitle = f"struck: rejected · {said}"
 
     def render_line(self, y: int) -> Strip:
         if self._lines is None:

@@ -132,6 +132,7 @@ class Talk(ScrollView, can_focus=True):
         self._strips: LRUCache[int, Strip] = LRUCache(STRIPS)
         self._width = 0
         self._at_end = True
+        self._bar = (-1, -1)  # where the scroll bar was drawn, in eighths of a cell
 
     def say(self, text: str, kind: str = "notice") -> Saying:
         """A text as it is. `kind`: `user`, `notice` or `error`."""
@@ -153,7 +154,7 @@ class Talk(ScrollView, can_focus=True):
     def to_end(self) -> None:
         """And stays there."""
         self._at_end = True
-        self.scroll_end(animate=False, immediate=True)
+        self.scroll_end(animate=False, immediate=True, force=True)
 
     @property
     def room(self) -> int:
@@ -188,15 +189,24 @@ class Talk(ScrollView, can_focus=True):
             self.virtual_size = Size(self._width, height)
         else:  # where the scroll bar stays, the screen need not be laid out anew
             self.set_reactive(Widget.virtual_size, Size(self._width, height))
-            self.vertical_scrollbar.window_virtual_size = height
+            self._move_bar()
         if self._at_end:
-            self.scroll_end(animate=False, immediate=True)
+            self.scroll_end(animate=False, immediate=True, force=True)
         self.refresh_lines(start, max(height, before) - start)
+
+    def _move_bar(self) -> None:
+        """Drawing it costs as much as all of the text, so only where an eighth of a cell changes."""
+        height, room = max(len(self._rows), 1), self.scrollable_size.height
+        place = (round(8 * room * self.scroll_y / height), round(8 * room * room / height))
+        if place != self._bar:
+            self._bar = place
+            self.vertical_scrollbar.window_virtual_size = height
+            self.vertical_scrollbar.position = self.scroll_y
 
     # What Textual asks for --------------------------------------------------------------------------------------
 
     def on_resize(self, event: events.Resize) -> None:
-        width = self.content_size.width
+        width = self.content_size.width - self.styles.scrollbar_size_vertical
         if width == self._width:
             return
         self._width = width
@@ -208,8 +218,11 @@ class Talk(ScrollView, can_focus=True):
         self._moved(0, 0)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        super().watch_scroll_y(old_value, new_value)
         self._at_end = new_value >= self.max_scroll_y
+        if round(old_value) != round(new_value):
+            self.refresh()
+        if self.show_vertical_scrollbar:
+            self._move_bar()
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
