@@ -8,6 +8,7 @@ from time import monotonic
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
+from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
@@ -37,58 +38,78 @@ class Pane(Widget):
         self.refresh()
 
 
-class DraftPane(Pane):
-    """The last rounds, newest at the bottom. What was judged is drawn once."""
+class Rounds(Widget):
+    """The last rounds of a run, newest at the bottom. What was judged is drawn once."""
 
-    figures = False
+    can_focus = False
 
     def __init__(self) -> None:
-        super().__init__("Draft", "draft")
+        super().__init__()
+        self._run = Run()
         self._lines: list[Strip] | None = None
         self._kept: dict[Hashable, list[Strip]] = {}
 
-    def show(self, run: Run, baseline: float | None) -> None:
-        super().show(run, baseline)
-        self._lines = None
-        shown = any(one.p or one.q for one in run.recent)
-        said = "p: target's, q: drafter's" if shown else "bold: the target's own"
-        if said not in str(self.border_subtitle):
-            self.border_subtitle = f"struck: rejected · {said}"
+    def show(self, run: Run) -> None:
+        self._run, self._lines = run, None
+        self.refresh()
 
-    def render_line(self, y: int) -> Strip:
+    def render_lines(self, crop: Region) -> list[Strip]:
         if self._lines is None:
             self._lines = self._drawn()
-        return (
-            self._lines[y] if y < len(self._lines) else Strip.blank(self.content_size.width, self.rich_style)
-        )
+        left, right = crop.column_span
+        lines = [self._lines[y] for y in crop.line_range]
+        return lines if right - left == self.size.width else [line.crop(left, right) for line in lines]
 
     def _drawn(self) -> list[Strip]:
-        width, height = self.content_size
+        """As many lines as there is room for."""
+        width, height = self.size
         rows = self._run.started.rows if self._run.started else 1
         lines: list[Strip] = []
         kept: dict[Hashable, list[Strip]] = {}
         for one in reversed(self._run.recent):
-            key = (one.row, one.number, one.pieces, one.accepted, one.bonus, one.p, one.q, one.mark, width)
+            key = (one.row, one.number, one.pieces, one.accepted, one.bonus, one.p, one.q, one.mark)
             if key not in self._kept:
-                self._kept[key] = [
-                    look.strip(line, self.visual_style) for line in look.round_lines(one, width, rows)
-                ]
+                self._kept[key] = [self._strip(line) for line in look.round_lines(one, width, rows)]
             kept[key] = self._kept[key]
             lines = kept[key] + lines
             if len(lines) >= height:
                 break
         self._kept = kept
-        if not self._run.recent:
+        if not lines:
             said = Content.styled("tokens are shown here as they are drafted and judged", look.QUIET)
-            return [look.strip(line, self.visual_style) for line in said.wrap(max(width, 1))]
-        return lines[-height:]
+            lines = [self._strip(line) for line in said.wrap(max(width, 1))]
+        return lines[-height:] + [self._strip(Content())] * (height - len(lines))
+
+    def _strip(self, line: Content) -> Strip:
+        strip = look.strip(line, self.visual_style)
+        strip = strip.adjust_cell_length(self.size.width, self.visual_style.rich_style)
+        for one in self.get_line_filters():
+            strip = strip.apply_filter(one, self.background_colors[1])
+        return strip
 
     def on_resize(self) -> None:
-        self._lines = None
+        self._lines, self._kept = None, {}
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._lines, self._kept = None, {}
+
+
+class DraftPane(Pane):
+    figures = False
+
+    def __init__(self) -> None:
+        super().__init__("Draft", "draft")
+
+    def compose(self) -> ComposeResult:
+        yield Rounds()
+
+    def show(self, run: Run, baseline: float | None) -> None:
+        shown = any(one.p or one.q for one in run.recent)
+        said = "p: target's, q: drafter's" if shown else "bold: the target's own"
+        if said not in str(self.border_subtitle):
+            self.border_subtitle = f"struck: rejected · {said}"
+        self.query_one(Rounds).show(run)
 
 
 class AcceptancePane(Pane):
