@@ -213,6 +213,29 @@ def test_another_width_draws_all_of_it_anew() -> None:
     with_talk(do)
 
 
+def test_it_stays_at_its_end_when_it_has_less_room() -> None:
+    async def do(one: Talk, pilot: Any) -> None:
+        for _ in range(20):
+            one.say("word " * 30)
+        await pilot.resize_terminal(60, 10)
+        await pilot.pause()
+        assert one.scroll_y == one.max_scroll_y > 0
+
+    with_talk(do)
+
+
+def test_a_scroll_bar_takes_no_room_from_the_text() -> None:
+    async def do(one: Talk, pilot: Any) -> None:
+        room = one.room
+        for _ in range(20):
+            one.say("word " * 30)
+        await pilot.pause()
+        assert one.show_vertical_scrollbar
+        assert one.room == room
+
+    with_talk(do)
+
+
 def test_what_is_selected_is_copied_without_the_wraps() -> None:
     async def do(one: Talk, pilot: Any) -> None:
         one.say("word " * 30)

@@ -27,9 +27,14 @@ _WIDEST_TOKEN = 24
 _CHANCE = 3  # cells of a probability
 
 
+def parsed(style: Style | str) -> Style:
+    """A style with the theme's own names in it."""
+    return style if isinstance(style, Style) else Style.parse(style)
+
+
 def strip(content: Content, style: Style) -> Strip:
     """A line as the screen takes it, in the colours of the theme in force."""
-    runs = content.render(style, "", Style.parse)
+    runs = content.render(style, "", parsed)
     return Strip([Segment(text, one.rich_style) for text, one in runs], content.cell_length)
 
 

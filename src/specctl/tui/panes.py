@@ -8,7 +8,7 @@ from time import monotonic
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
-from textual.geometry import Region
+from textual.geometry import Region, Size
 from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
@@ -48,20 +48,23 @@ class Rounds(Widget):
         self._run = Run()
         self._lines: list[Strip] | None = None
         self._kept: dict[Hashable, list[Strip]] = {}
+        self._size_drawn = Size()
 
     def show(self, run: Run) -> None:
         self._run, self._lines = run, None
         self.refresh()
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        if self._lines is None:
+        if self._lines is None or self._size_drawn != self.size:
             self._lines = self._drawn()
         left, right = crop.column_span
-        lines = [self._lines[y] for y in crop.line_range]
+        lines = [self._lines[y] if y < len(self._lines) else self._strip(Content()) for y in crop.line_range]
         return lines if right - left == self.size.width else [line.crop(left, right) for line in lines]
 
     def _drawn(self) -> list[Strip]:
         """As many lines as there is room for."""
+        if self._size_drawn != self.size:
+            self._size_drawn, self._kept = self.size, {}
         width, height = self.size
         rows = self._run.started.rows if self._run.started else 1
         lines: list[Strip] = []
@@ -86,9 +89,6 @@ class Rounds(Widget):
         for one in self.get_line_filters():
             strip = strip.apply_filter(one, self.background_colors[1])
         return strip
-
-    def on_resize(self) -> None:
-        self._lines, self._kept = None, {}
 
     def notify_style_update(self) -> None:
         super().notify_style_update()

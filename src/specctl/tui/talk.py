@@ -21,13 +21,14 @@ from textual.style import Style
 from textual.widget import Widget
 
 from specctl.cli.safe_text import SafeText, safe_text
+from specctl.tui import look
 from specctl.tui.markdown import BLANK, Row, draw, wrapped
 from specctl.tui.pieces import CHARS, Piece, pieces
 
 STRIPS = 256
 """Rows kept as they are drawn; the others are text."""
 
-_STYLES = {"user": "bold $text-accent", "notice": "$text-muted", "error": "bold $text-error"}
+_STYLES = {"user": "bold $text-accent", "notice": look.QUIET, "error": "bold $text-error"}
 _MARKS = {"user": "❯ ", "error": "error: "}
 
 
@@ -206,8 +207,10 @@ class Talk(ScrollView, can_focus=True):
     # What Textual asks for --------------------------------------------------------------------------------------
 
     def on_resize(self, event: events.Resize) -> None:
-        width = self.content_size.width - self.styles.scrollbar_size_vertical
+        width = self.outer_size.width - self.styles.gutter.width - self.styles.scrollbar_size_vertical
         if width == self._width:
+            if self._at_end:
+                self.to_end()
             return
         self._width = width
         self._rows = []
@@ -250,7 +253,7 @@ class Talk(ScrollView, can_focus=True):
         base, before = self.visual_style, self.styles.padding.left
         segments = [Segment(" " * before, base.rich_style)]
         x = 0
-        for text, style in content.render(base, "", Style.parse):
+        for text, style in content.render(base, "", look.parsed):
             segments.append(Segment(text, style.rich_style_with_offset(x, y)))
             x += len(text)
         room = max(self.outer_size.width - before - content.cell_length, 0)
