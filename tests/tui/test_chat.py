@@ -9,19 +9,17 @@ from typing import Any
 
 import pytest
 from textual.events import Key
-from textual.widgets import Static
-from textual.widgets.markdown import MarkdownBlock
-from tui_scenes import SKY, ScriptedEngine, chat, send, settle, shown, stream
+from tui_scenes import SKY, ScriptedEngine, chat, said_last, send, settle, shown, stream
 
 from specctl.chat import history, recording
 from specctl.chat.conversation import Conversation, Exchange
 from specctl.chat.engine import ContextFull
 from specctl.errors import MachineError
 from specctl.events import Branched
-from specctl.tui import talk
 from specctl.tui.chat import ChatScreen
 from specctl.tui.commands import COMMANDS
 from specctl.tui.palette import SlashCommands
+from specctl.tui.talk import Answer
 
 Scene = Callable[[Any, ChatScreen], Awaitable[None]]
 
@@ -150,7 +148,7 @@ def test_a_full_context_says_what_is_dropped() -> None:
         await send(pilot, screen, "two")
         engine.error = ContextFull(200, 100, 1)
         await send(pilot, screen, "three")
-        assert "leave out the oldest exchange (“one”)" in str(screen.query(".notice").last(Static).content)
+        assert "leave out the oldest exchange (“one”)" in said_last(screen)
         engine.error = None
         await pilot.press("enter")
         await settle(pilot, screen)
@@ -371,7 +369,7 @@ def test_what_waited_comes_back_too_when_the_engine_fails() -> None:
 def test_why_an_answer_ends_early_is_said(reason: str, said: str) -> None:
     async def scene(pilot: Any, screen: ChatScreen) -> None:
         await send(pilot, screen, "hello")
-        assert said in str(screen.query(".notice").last(Static).content)
+        assert said in said_last(screen)
 
     engine = ScriptedEngine()
     engine.reason = reason
@@ -463,32 +461,22 @@ def test_leaving_ends_the_answer() -> None:
     assert engine.ended == "cancelled"
 
 
-def blocks_of_a_long_answer() -> int:
-    """The most widgets that the blocks of a long answer have after it; all of its text can be scrolled to."""
-    found = 0
-
+def test_all_of_a_long_answer_can_be_scrolled_to() -> None:
     async def scene(pilot: Any, screen: ChatScreen) -> None:
-        nonlocal found
         await send(pilot, screen, "hello")
+        assert "paragraph 79." in shown(pilot.app), "it stays at the end"
+        answer = screen.talk.parts[-1]
+        assert isinstance(answer, Answer)
+        assert screen.talked.exchanges[0].answer == answer.text
+        assert answer.text.count("paragraph") == 80
+        screen.talk.scroll_home(animate=False, immediate=True)
         await pilot.pause()
-        found = len(screen.query(MarkdownBlock))
-        answer = screen.query_one(talk.Answer)
-        assert "".join(piece.text for piece in answer.query(talk.Piece)) == screen.talked.exchanges[0].answer
-        assert screen.talked.exchanges[0].answer.count("paragraph") == 80
-        screen.talk.scroll_home(animate=False)
-        await pilot.pause()
+        screen.talk.say("a notice")
         await pilot.pause()
 
     text = play(ScriptedEngine([((), 0, f"paragraph {n}.\n\n") for n in range(80)]), scene)
-    assert "paragraph 0." in text
-    return found
-
-
-def test_a_long_answer_keeps_few_widgets_and_all_of_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert blocks_of_a_long_answer() <= 40
-    monkeypatch.setattr(talk, "BLOCKS", 1000)  # the planted bug: nothing is cut off
-    monkeypatch.setattr(talk, "CHARS", 100_000)
-    assert blocks_of_a_long_answer() > 70
+    assert "paragraph 0." in text, "and away from it once one has scrolled"
+    assert "a notice" not in text
 
 
 def test_the_palette_has_the_commands() -> None:

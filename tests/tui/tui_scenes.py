@@ -12,6 +12,7 @@ from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Started
 from specctl.profile.schema import Profile
 from specctl.tui.app import Workbench
 from specctl.tui.chat import ChatScreen
+from specctl.tui.talk import Saying
 
 Round = tuple[Any, ...]
 """Drafted pieces, how many were accepted, the target's own piece; then perhaps p and q of each drafted one."""
@@ -112,6 +113,12 @@ async def send(pilot: Any, screen: ChatScreen, text: str) -> None:
     screen.query_one("#prompt").load_text(text)
     await pilot.press("enter")
     await settle(pilot, screen)
+
+
+def said_last(screen: ChatScreen) -> str:
+    part = screen.talk.parts[-1]
+    assert isinstance(part, Saying)
+    return part.text
 
 
 def shown(app: Workbench) -> str:

@@ -16,16 +16,22 @@ class Exchange:
     """A prompt and its answer. `reason` is why the answer ended, None while it has not."""
 
     user: str
-    answer: str = ""
     reason: str | None = None
     events: Tape = field(default_factory=Tape)
+    _texts: list[str] = field(default_factory=list)
 
     def add(self, event: Event) -> None:
         self.events.append(event)
         if isinstance(event, Emitted | Finished):
-            self.answer += event.text
+            self._texts.append(event.text)
         if isinstance(event, Finished):
             self.reason = event.reason
+
+    @property
+    def answer(self) -> str:
+        """All of its text so far."""
+        self._texts = ["".join(self._texts)]
+        return self._texts[0]
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,7 +52,7 @@ class LocalEngine:
         reused = before.target if before is not None and _loads_alike(before.profile, profile) else None
         if reused is None:
             self._session = None  # make room before the next model is loaded
-        with _out_of_memory():
+        with _out_of_memory(), _out_of_the_collectors_way():
             session, notes = self._opener(profile, progress, reused)
         if before is not None and session.target is before.target:
             session.kept = before.kept
@@ -139,6 +140,15 @@ def _loads_alike(one: Profile, other: Profile) -> bool:
     """Whether both mean the same target in the same form."""
     names = ("pair", "target", "dtype", "device", "numerics")
     return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+@contextmanager
+def _out_of_the_collectors_way() -> Iterator[None]:
+    """What is there at the end stays: looking through all of it again and again would halt keys and answers."""
+    gc.unfreeze()
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager

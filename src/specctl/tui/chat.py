@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
-from time import monotonic
+from time import monotonic, thread_time
 from typing import ClassVar
 
 from textual import events, on, work
@@ -31,9 +31,11 @@ from specctl.tui.palette import SlashCommands
 from specctl.tui.panes import Bar, Panes, Pulse
 from specctl.tui.picker import Picker
 from specctl.tui.prompt import Prompt
-from specctl.tui.talk import Answer, Talk
+from specctl.tui.talk import Answer, Saying, Talk
 
 UPDATES_PER_S = 15
+DRAWING = 0.04
+"""The share of a core that drawing an answer may take from the models."""
 NARROW = 100
 LOW = 34
 
@@ -80,6 +82,7 @@ class ChatScreen(Screen[None]):
         self._inbox: deque[Event] = deque()
         self._queued: list[str] = []
         self._answer: Answer | None = None
+        self._welcome: Saying | None = None
         self._rest_until = 0.0
 
     def compose(self) -> ComposeResult:
@@ -95,11 +98,11 @@ class ChatScreen(Screen[None]):
     async def on_mount(self) -> None:
         prompt = self.query_one(Prompt)
         prompt.focus()
-        await self.show_conversation()
+        self.show_conversation()
         for one in self.talked.exchanges:
             prompt.remember(one.user)
         if not self.talked.exchanges:
-            await self.say(_WELCOME, "notice welcome")
+            self._welcome = self.talk.say(_WELCOME)
         self.set_interval(1 / UPDATES_PER_S, self._drain_in_turn)
         try:
             missing = self.engine.missing(self.profile)
@@ -138,12 +141,12 @@ class ChatScreen(Screen[None]):
     def talk(self) -> Talk:
         return self.query_one(Talk)
 
-    async def show_conversation(self) -> None:
+    def show_conversation(self) -> None:
         """All of it anew, with the rounds of its last answer."""
-        await self.talk.wipe()
+        self.talk.wipe()
         for one in self.talked.exchanges:
-            await self.talk.say(one.user, "user")
-            await (await self.talk.answer()).replace(one.answer)
+            self.talk.say(one.user, "user")
+            self.talk.answer().replace(one.answer)
         self._show_last_run()
 
     def _show_last_run(self) -> None:
@@ -152,8 +155,8 @@ class ChatScreen(Screen[None]):
             self.run_shown.add(event)
         self.show_run()
 
-    async def say(self, text: str, kind: str = "notice") -> None:
-        await self.talk.say(text, kind)
+    def say(self, text: str, kind: str = "notice") -> None:
+        self.talk.say(text, kind)
 
     # Models -----------------------------------------------------------------------------------------------------
 
@@ -178,7 +181,7 @@ class ChatScreen(Screen[None]):
         self.busy = False
         self._tell()
         for note in ready.notes:
-            await self.say(note)
+            self.say(note)
         self._next()
 
     def _tell(self) -> None:
@@ -217,10 +220,11 @@ class ChatScreen(Screen[None]):
         exchange = Exchange(text)
         messages = self.talked.messages(text)
         self.talked.exchanges.append(exchange)
-        await self.query(".welcome").remove()
-        await self.say(text, "user")
-        self._answer = await self.talk.answer()
-        self.talk.anchor()
+        if self._welcome is not None:
+            self.talk.take_out(self._welcome)
+        self.say(text, "user")
+        self._answer = self.talk.answer()
+        self.talk.to_end()
         self.run_shown = Run()
         self.query_one(Bar).do("answering · Esc stops")
         self._generate(messages, attempt)
@@ -236,17 +240,16 @@ class ChatScreen(Screen[None]):
         self.call_later(self._finished)
 
     async def _drain_in_turn(self) -> None:
-        """As often as the screen is drawn, and no more than a tenth of the time in all."""
+        """As often as the screen is drawn, and no more than `DRAWING` of the time in all."""
         if self._fetching.line():
             self.query_one(Bar).do(self._fetching.line())
-        begun = monotonic()
-        if self._inbox and begun >= self._rest_until:
+        if self._inbox and monotonic() >= self._rest_until:
+            begun = thread_time()
             await self._drain()
             self.call_after_refresh(self._rest, begun)
 
     def _rest(self, begun: float) -> None:
-        now = monotonic()
-        self._rest_until = now + 9 * (now - begun)
+        self._rest_until = monotonic() + (thread_time() - begun) * (1 / DRAWING - 1)
 
     async def _drain(self) -> None:
         """Everything that came in since the last screen update, at once."""
@@ -259,28 +262,27 @@ class ChatScreen(Screen[None]):
             self.talked.last.add(event)
             texts.append(getattr(event, "text", ""))
         if self._answer is not None:
-            await self._answer.add("".join(texts))
-        self.show_run()
+            self._answer.add("".join(texts))
+        self.show_run(calm=True)
 
-    def show_run(self) -> None:
+    def show_run(self, *, calm: bool = False) -> None:
         if self.has_class("narrow"):
             self.query_one(Pulse).show(self.run_shown, self.baseline)
-        self.query_one(Panes).show(self.run_shown, self.baseline)
+        self.query_one(Panes).show(self.run_shown, self.baseline, calm=calm)
 
     async def _finished(self) -> None:
         await self._drain()
-        if self._answer is not None:
-            await self._answer.close()
+        self.show_run()
         self.busy = False
         self.query_one(Bar).do("")
         reason = self.talked.last.reason if self.talked.last else None
         if reason == "cancelled":
-            await self.say("stopped")
+            self.say("stopped")
         elif reason == "length":
             most = self.profile.max_new_tokens
-            await self.say(f"the answer ends at max_new_tokens; /set max_new_tokens {2 * most} allows more")
+            self.say(f"the answer ends at max_new_tokens; /set max_new_tokens {2 * most} allows more")
         elif reason == "context":
-            await self.say("the context is full: /clear, or ask again to drop the oldest exchanges")
+            self.say("the context is full: /clear, or ask again to drop the oldest exchanges")
         self.keeper.keep_last(self.talked, self.profile)
         if self.race_first:
             self.race_first = False
@@ -296,18 +298,18 @@ class ChatScreen(Screen[None]):
         if prompt is not None:
             self.talked.undo()
             if self._answer is not None:
-                await self._answer.remove()
+                self.talk.take_out(self._answer)
             self._show_last_run()
         typed = self.query_one(Prompt).text
         if waiting:
             self.query_one(Prompt).fill("\n".join([*waiting, *([typed] if typed else [])]))
         if isinstance(error, ContextFull) and error.drop:
             self.to_drop = error.drop
-            await self.say(self._offer(error))
+            self.say(self._offer(error))
         elif isinstance(error, SpecctlError):
-            await self.say(error.message + (f" ({error.hint})" if error.hint else ""), "error")
+            self.say(error.message + (f" ({error.hint})" if error.hint else ""), "error")
         else:
-            await self.say(f"this is a bug in specctl: {type(error).__name__}: {error}", "error")
+            self.say(f"this is a bug in specctl: {type(error).__name__}: {error}", "error")
         self._tell()
 
     def _offer(self, full: ContextFull) -> str:

@@ -42,18 +42,18 @@ async def run(screen: ChatScreen, text: str) -> None:
     if command is None:
         near = [known for known in COMMANDS if known.startswith(name)]
         if len(near) != 1:
-            await screen.say(f"there is no command {name}; /help lists them", "error")
+            screen.say(f"there is no command {name}; /help lists them", "error")
             return
         command = COMMANDS[near[0]]
     if command.idle and screen.busy:
-        await screen.say(f"{name} has to wait until the model is free; Esc stops an answer")
+        screen.say(f"{name} has to wait until the model is free; Esc stops an answer")
         return
     try:
         await command.do(screen, argument.strip())
     except SpecctlError as error:
-        await screen.say(error.message + (f" ({error.hint})" if error.hint else ""), "error")
+        screen.say(error.message + (f" ({error.hint})" if error.hint else ""), "error")
     except OSError as error:
-        await screen.say(f"{error.strerror or error}", "error")
+        screen.say(f"{error.strerror or error}", "error")
 
 
 def completions(screen: ChatScreen, text: str) -> list[tuple[str, str]]:
@@ -88,16 +88,16 @@ async def _help(screen: ChatScreen, argument: str) -> None:
     wanted = argument if not argument or argument.startswith("/") else f"/{argument}"
     found = [(f"{name} {c.hint}".strip(), c.help) for name, c in COMMANDS.items() if name.startswith(wanted)]
     if not found:
-        await screen.say(f"there is no command {wanted}; /help lists them", "error")
+        screen.say(f"there is no command {wanted}; /help lists them", "error")
         return
     keys = [] if argument else [("", ""), *_KEYS]
-    await screen.say(look.table([*found, *keys], screen.talk.room))
+    screen.say(look.table([*found, *keys], screen.talk.room))
 
 
 async def _profile(screen: ChatScreen, name: str) -> None:
     if not name:
         names = sorted({one.name for one in files.list_profiles()})
-        await screen.say(f"profile {screen.profile.name}; there are {', '.join(names)}")
+        screen.say(f"profile {screen.profile.name}; there are {', '.join(names)}")
         return
     chosen = read.load(name)
     if screen.ready is not None and chosen.pair != screen.profile.pair and chosen.drafter.uses_draft is False:
@@ -120,14 +120,14 @@ async def _set(screen: ChatScreen, argument: str) -> None:
 
     key, _, text = argument.partition(" ")
     if not text:
-        await screen.say("as in /set temperature 0.8; /settings shows all", "error")
+        screen.say("as in /set temperature 0.8; /settings shows all", "error")
         return
     if key in _SECTIONS:
         key = f"sampling.{key}"
     elif key in screen.profile.drafter.model_dump():
         key = f"drafter.{key}"
     if key.split(".")[0] not in effective(screen.profile):
-        await screen.say(f"there is no setting {key}; /settings shows all", "error")
+        screen.say(f"there is no setting {key}; /settings shows all", "error")
         return
     try:
         value = None if text == "none" else yaml.safe_load(text)
@@ -141,7 +141,7 @@ async def _settings(screen: ChatScreen, _: str) -> None:
     lines = []
     for key, value, origin in override.origins(screen.base, screen.profile, ()):
         lines.append((key, f"{_plain(value)}  ({origin if base.get(key) == value else 'set here'})"))
-    await screen.say(look.table(lines, screen.talk.room))
+    screen.say(look.table(lines, screen.talk.room))
 
 
 def _plain(value: object) -> str:
@@ -154,11 +154,11 @@ def _plain(value: object) -> str:
 async def _stats(screen: ChatScreen, argument: str) -> None:
     last = screen.talked.last
     if last is None:
-        await screen.say("nothing was generated yet")
+        screen.say("nothing was generated yet")
         return
     stats = stats_of(last.events) if argument == "last" else screen.talked.stats()
     plain = f" · plain decoding {screen.baseline:.1f} tokens/s" if screen.baseline else ""
-    await screen.say(_figures(stats) + plain)
+    screen.say(_figures(stats) + plain)
 
 
 def _figures(stats: Stats) -> str:
@@ -176,7 +176,7 @@ async def _compare(screen: ChatScreen, _: str) -> None:
 
     last = screen.talked.undo()
     if last is None:
-        await screen.say("there is no prompt to race with yet")
+        screen.say("there is no prompt to race with yet")
         return
     messages = screen.talked.messages(last.user)
     screen.talked.exchanges.append(last)
@@ -199,24 +199,24 @@ async def _undo(screen: ChatScreen, _: str) -> None:
 async def _take_back(screen: ChatScreen) -> str | None:
     last = screen.talked.undo()
     if last is None:
-        await screen.say("there is nothing to take back")
+        screen.say("there is nothing to take back")
         return None
     screen.to_drop = 0
     screen.keeper.add([{"undo": 1}])
-    await screen.show_conversation()
+    screen.show_conversation()
     return last.user
 
 
 async def _clear(screen: ChatScreen, _: str) -> None:
     screen.start_anew(Conversation(system=screen.talked.system))
-    await screen.show_conversation()
+    screen.show_conversation()
 
 
 async def _system(screen: ChatScreen, text: str) -> None:
     if text:
         screen.talked.system = None if text == "none" else text
         screen.keeper.add([{"system": screen.talked.system}])
-    await screen.say(f"system message: {screen.talked.system or 'none'}")
+    screen.say(f"system message: {screen.talked.system or 'none'}")
 
 
 async def _edit(screen: ChatScreen, _: str) -> None:
@@ -233,16 +233,16 @@ async def _edit(screen: ChatScreen, _: str) -> None:
 async def _save(screen: ChatScreen, name: str) -> None:
     path = Path(name).expanduser() if name else recording.new_path()
     if path.exists():
-        await screen.say(f"{path} exists; give another name", "error")
+        screen.say(f"{path} exists; give another name", "error")
         return
     recording.append(path, whole(screen.talked, screen.profile))
-    await screen.say(f"saved to {path}")
+    screen.say(f"saved to {path}")
 
 
 async def _load(screen: ChatScreen, name: str) -> None:
     if not name:
         names = [path.stem for path in recording.list_sessions()[:20]]
-        await screen.say("saved: " + (", ".join(names) or "none yet"))
+        screen.say("saved: " + (", ".join(names) or "none yet"))
         return
     found = recording.read(recording.find(name))
     if found.profile is None:
@@ -251,14 +251,14 @@ async def _load(screen: ChatScreen, name: str) -> None:
         screen.app.push_screen(ReplayScreen(found))
         return
     screen.start_anew(found.conversation)
-    await screen.show_conversation()
+    screen.show_conversation()
 
 
 async def _export(screen: ChatScreen, name: str) -> None:
     path = Path(name or "chat.md").expanduser()
     with path.open("x", encoding="utf-8") as file:
         file.write(screen.talked.markdown())
-    await screen.say(f"written to {path}")
+    screen.say(f"written to {path}")
 
 
 async def _copy(screen: ChatScreen, what: str) -> None:
@@ -267,17 +267,17 @@ async def _copy(screen: ChatScreen, what: str) -> None:
     if what == "code":
         text = next(code_blocks(text), "")
     if not text:
-        await screen.say("there is nothing to copy")
+        screen.say("there is nothing to copy")
         return
     screen.app.copy_to_clipboard(text)
-    await screen.say(f"{len(text)} characters copied, if the terminal allows it")
+    screen.say(f"{len(text)} characters copied, if the terminal allows it")
 
 
 async def _screenshot(screen: ChatScreen, name: str) -> None:
     path = Path(name or "specctl.svg").expanduser()
     with path.open("x", encoding="utf-8") as file:
         file.write(screen.app.export_screenshot())
-    await screen.say(f"written to {path}")
+    screen.say(f"written to {path}")
 
 
 async def _quit(screen: ChatScreen, _: str) -> None:

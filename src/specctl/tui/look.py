@@ -6,7 +6,11 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from rich.cells import cell_len
+from rich.segment import Segment
 from textual.content import Content
+from textual.strip import Strip
+from textual.style import Style
 
 from specctl.chat.fold import Round, Run
 from specctl.cli.safe_text import safe_line
@@ -23,20 +27,35 @@ _WIDEST_TOKEN = 24
 _CHANCE = 3  # cells of a probability
 
 
-def chip(piece: str, style: str) -> Content:
+def parsed(style: Style | str) -> Style:
+    """A style with the theme's own names in it."""
+    return style if isinstance(style, Style) else Style.parse(style)
+
+
+def strip(content: Content, style: Style) -> Strip:
+    """A line as the screen takes it, in the colours of the theme in force."""
+    runs = content.render(style, "", parsed)
+    return Strip([Segment(text, one.rich_style) for text, one in runs], content.cell_length)
+
+
+Chip = tuple[str, str]
+"""What stands for a token, and its style."""
+
+
+def chip(piece: str, style: str) -> Chip:
     """One token; blanks at its ends and line ends are visible."""
     text = safe_line(piece)
     text = text if len(text) <= _WIDEST_TOKEN else text[: _WIDEST_TOKEN - 1] + "…"
     body = text.strip(" ")
     lead = len(text) - len(text.lstrip(" "))
     trail = len(text) - lead - len(body)
-    return Content.styled("␣" * lead + body + "␣" * trail or "∅", style)
+    return "␣" * lead + body + "␣" * trail or "∅", style
 
 
-def chips(one: Round) -> list[Content]:
+def chips(one: Round) -> list[Chip]:
     """A round's tokens with the verdict on each."""
     if one.accepted is None:
-        return [chip(piece, PENDING) for piece in one.pieces] or [Content.styled("…", PENDING)]
+        return [chip(piece, PENDING) for piece in one.pieces] or [("…", PENDING)]
     styles = [ACCEPTED] * one.accepted + [REJECTED] * (len(one.pieces) - one.accepted)
     return [*(chip(p, s) for p, s in zip(one.pieces, styles, strict=True)), chip(one.bonus, BONUS)]
 
@@ -64,18 +83,20 @@ def round_lines(one: Round, width: int, rows: int = 1) -> list[Content]:
     drawn: list[Content] = []
     for items in _wrapped(one, room):
         first = not drawn
-        tokens = Content(" ").join([item.pad_right(size - item.cell_length) for item, size, _, _ in items])
+        tokens = [
+            part for token, size, _, _ in items for part in (token, " " * (size - cell_len(token[0]) + 1))
+        ]
         drawn.append(_line(name if first else "", tokens, verdict(one) if first else "", room))
         for label, values in (("p", [p for *_, p, _ in items]), ("q", [q for *_, q in items])):
             if any(value is not None for value in values):
                 cells = [chance(value).ljust(item[1]) for value, item in zip(values, items, strict=True)]
-                drawn.append(_line(label, Content.styled(" ".join(cells), QUIET), "", room))
+                drawn.append(_line(label, [(" ".join(cells), QUIET)], "", room))
     if one.mark:
-        drawn.append(_line("", Content.styled(f"↳ {safe_line(one.mark)}", QUIET), "", room))
+        drawn.append(_line("", [(f"↳ {safe_line(one.mark)}", QUIET)], "", room))
     return drawn
 
 
-Cell = tuple[Content, int, float | None, float | None]
+Cell = tuple[Chip, int, float | None, float | None]
 """A token, the cells it takes, p and q."""
 
 
@@ -85,7 +106,7 @@ def _wrapped(one: Round, room: int) -> list[list[Cell]]:
     lines: list[list[Cell]] = [[]]
     used = 0
     for item, p, q in zip_longest(chips(one), one.p, one.q):
-        size = max(item.cell_length, least)
+        size = max(cell_len(item[0]), least)
         if lines[-1] and used + 1 + size > room:
             lines.append([])
             used = 0
@@ -94,10 +115,10 @@ def _wrapped(one: Round, room: int) -> list[list[Cell]]:
     return lines
 
 
-def _line(lead: str, body: Content, tail: str, room: int) -> Content:
-    body = body.truncate(room, ellipsis=True)
-    start, end = Content.styled(f"{lead:>4} ", QUIET), Content.styled(f" {tail:>5}" if tail else "", QUIET)
-    return start + body.pad_right(max(room - body.cell_length, 0)) + end
+def _line(lead: str, parts: Sequence[str | Chip], tail: str, room: int) -> Content:
+    body = Content.assemble(*parts).rstrip().truncate(room, ellipsis=True)
+    gap = " " * (room - body.cell_length)
+    return Content.assemble((f"{lead:>4} ", QUIET), body, gap, (f" {tail:>5}" if tail else "", QUIET))
 
 
 def sparkline(values: Sequence[int], width: int) -> str:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from time import monotonic
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
+from textual.geometry import Region, Size
+from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -13,12 +18,14 @@ from specctl.cli.safe_text import safe_line
 from specctl.tui import look
 
 _MOST_POSITIONS = 8
+FIGURES_PER_S = 4
 
 
 class Pane(Widget):
     """A titled box that draws a run. `show` is cheap when nothing changed."""
 
     can_focus = False
+    figures = True
 
     def __init__(self, title: str, id: str) -> None:
         super().__init__(id=id)
@@ -31,29 +38,78 @@ class Pane(Widget):
         self.refresh()
 
 
+class Rounds(Widget):
+    """The last rounds of a run, newest at the bottom. What was judged is drawn once."""
+
+    can_focus = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run = Run()
+        self._lines: list[Strip] | None = None
+        self._kept: dict[Hashable, list[Strip]] = {}
+        self._size_drawn = Size()
+
+    def show(self, run: Run) -> None:
+        self._run, self._lines = run, None
+        self.refresh()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        if self._lines is None or self._size_drawn != self.size:
+            self._lines = self._drawn()
+        left, right = crop.column_span
+        lines = [self._lines[y] if y < len(self._lines) else self._strip(Content()) for y in crop.line_range]
+        return lines if right - left == self.size.width else [line.crop(left, right) for line in lines]
+
+    def _drawn(self) -> list[Strip]:
+        """As many lines as there is room for."""
+        if self._size_drawn != self.size:
+            self._size_drawn, self._kept = self.size, {}
+        width, height = self.size
+        rows = self._run.started.rows if self._run.started else 1
+        lines: list[Strip] = []
+        kept: dict[Hashable, list[Strip]] = {}
+        for one in reversed(self._run.recent):
+            key = (one.row, one.number, one.pieces, one.accepted, one.bonus, one.p, one.q, one.mark)
+            if key not in self._kept:
+                self._kept[key] = [self._strip(line) for line in look.round_lines(one, width, rows)]
+            kept[key] = self._kept[key]
+            lines = kept[key] + lines
+            if len(lines) >= height:
+                break
+        self._kept = kept
+        if not lines:
+            said = Content.styled("tokens are shown here as they are drafted and judged", look.QUIET)
+            lines = [self._strip(line) for line in said.wrap(max(width, 1))]
+        return lines[-height:] + [self._strip(Content())] * (height - len(lines))
+
+    def _strip(self, line: Content) -> Strip:
+        strip = look.strip(line, self.visual_style)
+        strip = strip.adjust_cell_length(self.size.width, self.visual_style.rich_style)
+        for one in self.get_line_filters():
+            strip = strip.apply_filter(one, self.background_colors[1])
+        return strip
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._lines, self._kept = None, {}
+
+
 class DraftPane(Pane):
-    """The last rounds, newest at the bottom."""
+    figures = False
 
     def __init__(self) -> None:
         super().__init__("Draft", "draft")
 
+    def compose(self) -> ComposeResult:
+        yield Rounds()
+
     def show(self, run: Run, baseline: float | None) -> None:
-        super().show(run, baseline)
         shown = any(one.p or one.q for one in run.recent)
         said = "p: target's, q: drafter's" if shown else "bold: the target's own"
-        self.border_subtitle = f"struck: rejected · {said}"
-
-    def render(self) -> Content:
-        width, height = self.content_size
-        lines: list[Content] = []
-        rows = self._run.started.rows if self._run.started else 1
-        for one in reversed(self._run.recent):
-            lines = look.round_lines(one, width, rows) + lines
-            if len(lines) >= height:
-                break
-        if not lines:
-            return Content.styled("tokens are shown here as they are drafted and judged", look.QUIET)
-        return Content("\n").join(lines[-height:])
+        if said not in str(self.border_subtitle):
+            self.border_subtitle = f"struck: rejected · {said}"
+        self.query_one(Rounds).show(run)
 
 
 class AcceptancePane(Pane):
@@ -169,14 +225,21 @@ class Pulse(Pane):
 class Panes(Vertical):
     """The three panes; each can be hidden."""
 
+    _figures_at = 0.0
+
     def compose(self) -> ComposeResult:
         yield DraftPane()
         yield AcceptancePane()
         yield SpeedPane()
 
-    def show(self, run: Run, baseline: float | None) -> None:
+    def show(self, run: Run, baseline: float | None, *, calm: bool = False) -> None:
+        """`calm`: more follows soon, and figures need not change more often than one can read them."""
+        now = monotonic()
+        rests = calm and now < self._figures_at + 1 / FIGURES_PER_S
+        if not rests:
+            self._figures_at = now
         for pane in self.query(Pane):
-            if pane.display:
+            if pane.display and not (rests and pane.figures):
                 pane.show(run, baseline)
 
 

@@ -45,8 +45,8 @@ class Track(Vertical):
         self._events = [event for event in events if not isinstance(event, Prefilled)]
         self._times = timeline(self._events)
         self._at, self._run = 0, Run()
-        await self.query_one(Talk).wipe()
-        self._answer: Answer = await self.query_one(Talk).answer()
+        self.query_one(Talk).wipe()
+        self._answer: Answer = self.query_one(Talk).answer()
 
     async def to(self, now: float) -> bool:
         """Show what was there after `now` seconds; whether all is shown."""
@@ -56,7 +56,7 @@ class Track(Vertical):
             self._run.add(event)
             text += getattr(event, "text", "")
         self._at = at
-        await self._answer.add(text)
+        self._answer.add(text)
         stats = self._run.stats
         speed = f"{stats.tokens_per_s:.1f} tokens/s · " if stats.tokens_per_s else ""
         done = " · done" if at == len(self._events) else ""

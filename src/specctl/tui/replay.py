@@ -84,10 +84,10 @@ class ReplayScreen(Screen[None]):
 
     async def _begin(self) -> None:
         talk = self.query_one(Talk)
-        await talk.wipe()
+        talk.wipe()
         if self._exchange.user:
-            await talk.say(self._exchange.user, "user")
-        self._answer: Answer = await talk.answer()
+            talk.say(self._exchange.user, "user")
+        self._answer: Answer = talk.answer()
         await self._to(0)
 
     async def _tick(self) -> None:
@@ -104,15 +104,13 @@ class ReplayScreen(Screen[None]):
         """Fold exactly the first `at` events."""
         if at < self._at:
             self._run, self._at, self._shown = Run(), 0, 0
-            await self._answer.replace("")
+            self._answer.replace("")
         for event in self._events[self._at : at]:
             self._run.add(event)
         self._at = at
         chunks = [chunk for row in sorted(self._run.chunks) for chunk in self._run.chunks[row]]
-        await self._answer.add("".join(chunks[self._shown :]))
+        self._answer.add("".join(chunks[self._shown :]))
         self._shown = len(chunks)
-        if at == len(self._events):
-            await self._answer.close()
         self._draw()
 
     def _draw(self) -> None:

@@ -1,219 +1,282 @@
-"""The conversation: prompts as typed, answers as Markdown that streams, notices in between."""
+"""The conversation: prompts as typed, answers as Markdown that streams, notices in between.
+
+One widget for all of it, which knows its rows and draws those in sight. What is finished of an answer is drawn
+once; with each update only the block that still grows is drawn anew.
+"""
 
 from __future__ import annotations
 
-from math import ceil
+from collections.abc import Sequence
+from typing import TypeVar
 
-from textual import on
-from textual.app import ComposeResult
-from textual.containers import Vertical, VerticalScroll
+from rich.segment import Segment
+from textual import events
+from textual.cache import LRUCache
 from textual.content import Content
-from textual.message import Message
-from textual.visual import VisualType
+from textual.geometry import Region, Size
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
+from textual.style import Style
 from textual.widget import Widget
-from textual.widgets import Markdown, Static
-from textual.widgets.markdown import MarkdownBlock
 
 from specctl.cli.safe_text import SafeText, safe_text
-from specctl.tui.pieces import BLOCKS, CHARS, pieces
+from specctl.tui import look
+from specctl.tui.markdown import BLANK, Row, draw, wrapped
+from specctl.tui.pieces import CHARS, Piece, pieces
 
-LIVE = 2
-"""Pieces that keep their widgets where no more are in sight; the others keep their text and height."""
-MERGED = 8000
-"""Characters that folded neighbours are put together to: each costs the screen's layout a little."""
-PARTS = 150
-"""Prompts, notices and pieces of answers that can be scrolled to."""
+STRIPS = 256
+"""Rows kept as they are drawn; the others are text."""
 
-_EARLIER = "… what came before is no longer drawn; /export writes all of it"
-
-
-class Piece(Markdown):
-    """Some blocks of an answer. Folded, it has no widgets: its plain text, until it comes into sight."""
-
-    class Seen(Message):
-        """It is new, or came into sight."""
-
-        def __init__(self, piece: Piece) -> None:
-            super().__init__()
-            self.piece = piece
-
-    def __init__(self, text: str = "", *, folded: bool = False) -> None:
-        super().__init__(open_links=False)
-        self.text = text
-        self.folded = folded
-        self._asked = False
-        self._width = self._rows = 0
-
-    async def on_mount(self) -> None:
-        if self.folded:
-            self._guess()
-        else:
-            self.post_message(self.Seen(self))
-            await self.update(self.text)
-
-    async def add(self, text: str) -> None:
-        self.text += text
-        await self.append(text)
-
-    async def shorten(self, text: str, blocks: int) -> None:
-        """To its first blocks, which are `text`."""
-        self.text = text
-        await self.remove_children(list(self.children)[blocks:])
-
-    async def fold(self) -> None:
-        self.folded, self._asked, self._width = True, False, self.size.width
-        self._rows = self.outer_size.height
-        self.styles.height = self._rows
-        await self.remove_children()
-        before = (
-            self.parent.children[at - 1] if self.parent and (at := self.parent.children.index(self)) else None
-        )
-        if isinstance(before, Piece) and before.folded and len(before.text) + len(self.text) <= MERGED:
-            before.text += self.text
-            before._rows += self._rows
-            before.styles.height = before._rows
-            await self.remove()
-
-    async def unfold(self) -> None:
-        self.folded = False
-        self.styles.height = "auto"
-        await self.update(self.text)
-
-    def on_resize(self) -> None:
-        if self.folded and self.size.width != self._width:
-            self._guess()
-
-    def _guess(self) -> None:
-        """A height from the lengths of its lines; the true one is known when it comes into sight."""
-        self._width = self.size.width
-        room = max(self._width, 20)
-        self._rows = sum(max(ceil(len(line) / room), 1) for line in self.text.split("\n"))
-        self.styles.height = self._rows
-
-    def render(self) -> VisualType:
-        if not self.folded:
-            return super().render()
-        if not self._asked:
-            self._asked = True
-            self.post_message(self.Seen(self))
-        return Content(self.text)
+_STYLES = {"user": "bold $text-accent", "notice": look.QUIET, "error": "bold $text-error"}
+_MARKS = {"user": "❯ ", "error": "error: "}
 
 
-class Answer(Vertical):
-    """An answer that grows; safe at every split of its text. Only its last blocks are ever drawn anew."""
+class Part:
+    """Something said. `at` and `height` are its place among the rows of the talk, which keeps them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, talk: Talk) -> None:
+        self.talk = talk
+        self.at = self.height = 0
+
+    def rows(self, width: int) -> list[Row]:
+        """All of it, a blank row at its end."""
+        raise NotImplementedError
+
+
+_P = TypeVar("_P", bound=Part)
+
+
+class Saying(Part):
+    """A text as it is."""
+
+    def __init__(self, talk: Talk, text: str, kind: str) -> None:
+        super().__init__(talk)
+        self.kind = kind
+        self.text = _MARKS.get(kind, "") + safe_text(text)
+
+    def rows(self, width: int) -> list[Row]:
+        return [*wrapped(Content.styled(self.text, _STYLES[self.kind]), width), BLANK]
+
+
+class Answer(Part):
+    """An answer that grows; safe at every split of its text."""
+
+    def __init__(self, talk: Talk) -> None:
+        super().__init__(talk)
         self._safe = SafeText()
-        self._tail = Piece()
+        self._done: list[Piece] = []
+        self._open = Piece("", "gap")
+        self._kept = 0  # rows of what is done
 
-    def compose(self) -> ComposeResult:
-        yield self._tail
+    @property
+    def text(self) -> str:
+        """What was drawn, as Markdown."""
+        return "".join(piece.text for piece in (*self._done, self._open))
 
-    async def add(self, text: str) -> None:
+    def add(self, text: str) -> None:
         shown = self._safe.feed(text)
         if not shown:
             return
-        if self._tail.folded:
-            await self._tail.unfold()
-        await self._tail.add(shown)
-        await self._settle()
+        self._open = Piece(self._open.text + shown, self._open.joint)
+        done = self._finish() if "\n" in shown or len(self._open.text) > 2 * CHARS else []
+        width, kept = self.talk.room, self._kept
+        settled = self._drawn(done, width, first=not self._done)
+        self._done += done
+        self._kept += len(settled)
+        self.talk.put(self, kept, [*settled, *self._tail(width)])
 
-    async def _settle(self) -> None:
-        """What is finished leaves the piece that grows."""
-        tail, blocks = self._tail, self._tail.query_children(MarkdownBlock)
-        if len(tail.text) <= CHARS and len(blocks) <= BLOCKS:
-            return
-        if len(tail.text) > 2 * CHARS or len(blocks) > 2 * BLOCKS:  # much at once, or one large block
-            tail.text, *between, rest = pieces(tail.text)
-            await tail.update(tail.text)
-            await self.mount_all(Piece(piece, folded=True) for piece in between)
-            await self._begin(Piece(rest))
-            return
-        # A block with a margin above it would begin a piece lower than it would follow a block.
-        fit = [at for at in range(1, len(blocks)) if not blocks[at].styles.margin.top]
-        if fit:
-            lines = tail.text.splitlines(keepends=True)
-            start = blocks[fit[-1]].source_range[0]
-            await tail.shorten("".join(lines[:start]), fit[-1])
-            await self._begin(Piece("".join(lines[start:])))
-
-    async def _begin(self, piece: Piece) -> None:
-        self._tail = piece
-        await self.mount(piece)
-
-    async def close(self) -> None:
-        """Draw its last blocks once more: only now is it known where they end."""
-        if not self._tail.folded:
-            await self._tail.update(self._tail.text)
-
-    async def replace(self, text: str) -> None:
+    def replace(self, text: str) -> None:
+        """Another text instead of all there was."""
         self._safe = SafeText()
-        await self.remove_children()
-        *before, last = pieces(safe_text(text))
-        await self.mount_all(Piece(piece, folded=True) for piece in before)
-        await self._begin(Piece(last))
+        *self._done, self._open = pieces(safe_text(text))
+        self.talk.put(self, 0, self.rows(self.talk.room))
+
+    def rows(self, width: int) -> list[Row]:
+        settled = self._drawn(self._done, width, first=True)
+        self._kept = len(settled)
+        return [*settled, *self._tail(width)]
+
+    def _finish(self) -> list[Piece]:
+        """Takes out of the open piece what no further text can change: all before its last block, line or cut."""
+        whole, line = self._open.text, ""
+        if len(whole) <= 2 * CHARS:
+            at = whole.rfind("\n") + 1
+            whole, line = whole[:at], whole[at:]
+        *done, last = pieces(whole, self._open.joint)
+        if done and not last.text.strip():  # blank lines alone
+            last = Piece(done[-1].text + last.text, done[-1].joint)
+            done = done[:-1]
+        self._open = Piece(last.text + line, last.joint)
+        return done
+
+    def _tail(self, width: int) -> list[Row]:
+        return [*self._drawn([self._open], width, first=not self._done), BLANK]
+
+    @staticmethod
+    def _drawn(found: Sequence[Piece], width: int, *, first: bool) -> list[Row]:
+        rows: list[Row] = []
+        for text, joint in found:
+            drawn = draw(text, width, indented_code=joint != "cut")
+            rows += [BLANK, *drawn] if joint == "gap" and drawn and not first else drawn
+            first = first and not drawn
+        return rows
 
 
-class Talk(VerticalScroll):
+class Talk(ScrollView, can_focus=True):
     """Stays at the end until one scrolls away from it."""
-
-    can_focus = True
 
     def __init__(self) -> None:
         super().__init__()
-        self._live: list[Piece] = []
+        self.parts: list[Part] = []
+        self._rows: list[Row] = []
+        self._strips: LRUCache[int, Strip] = LRUCache(STRIPS)
+        self._width = 0
+        self._at_end = True
+        self._bar = (-1, -1)  # where the scroll bar was drawn, in eighths of a cell
 
-    def compose(self) -> ComposeResult:
-        yield Vertical(id="said")
-
-    def on_mount(self) -> None:
-        self.anchor()
-
-    @on(Piece.Seen)
-    async def _seen(self, message: Piece.Seen) -> None:
-        """Widgets for what is in sight; those of what has long been out of it go."""
-        piece = message.piece
-        if piece.folded and piece.is_attached:
-            await piece.unfold()
-        self._live = [one for one in self._live if one is not piece and one.is_attached and not one.folded]
-        self._live.append(piece)
-        if len(self._live) > LIVE and not self.screen.selections:
-            in_sight = self.screen._compositor.visible_widgets
-            for one in self._live[: len(self._live) - LIVE]:
-                if one not in in_sight and one.size:
-                    await one.fold()
-
-    async def say(self, text: str, kind: str = "notice") -> None:
+    def say(self, text: str, kind: str = "notice") -> Saying:
         """A text as it is. `kind`: `user`, `notice` or `error`."""
-        marks = {"user": "❯ ", "error": "error: "}
-        content = Content(marks.get(kind, "") + safe_text(text))
-        await self._mount(Static(content, classes=f"say {kind}", markup=False))
+        return self._append(Saying(self, text, kind))
 
-    async def answer(self) -> Answer:
-        widget = Answer()
-        await self._mount(widget)
-        return widget
+    def answer(self) -> Answer:
+        return self._append(Answer(self))
 
-    async def wipe(self) -> None:
-        await self._said.remove_children()
+    def take_out(self, part: Part) -> None:
+        """Nothing if it is not there any more."""
+        if part in self.parts:
+            self.put(part, 0, [])
+            self.parts.remove(part)
+
+    def wipe(self) -> None:
+        self.parts, self._rows = [], []
+        self._moved(0, 0)
+
+    def to_end(self) -> None:
+        """And stays there."""
+        self._at_end = True
+        self.scroll_end(animate=False, immediate=True, force=True)
 
     @property
     def room(self) -> int:
         """Cells a line of text has."""
-        return max(self.content_size.width - 1, 20)
+        return max(self._width, 20)
+
+    def _append(self, part: _P) -> _P:
+        part.at = len(self._rows)
+        self.parts.append(part)
+        self.put(part, 0, part.rows(self.room))
+        return part
+
+    def put(self, part: Part, keep: int, rows: Sequence[Row]) -> None:
+        """A part's rows, of which the first `keep` are the ones it had."""
+        start, before = part.at + keep, len(self._rows)
+        self._rows[start : part.at + part.height] = rows
+        part.height = keep + len(rows)
+        grown = len(self._rows) - before
+        for later in reversed(self.parts):
+            if later is part:
+                break
+            later.at += grown
+        self._moved(start, before)
+
+    def _moved(self, start: int, before: int) -> None:
+        """The rows from `start` on are others now; there were `before` in all."""
+        height = len(self._rows)
+        for y in [y for y in self._strips.keys() if y >= start]:  # noqa: SIM118 - not a dict
+            self._strips.discard(y)
+        room = self.scrollable_size.height
+        if (height > room) != (before > room) or not self.show_vertical_scrollbar:
+            self.virtual_size = Size(self._width, height)
+        else:  # where the scroll bar stays, the screen need not be laid out anew
+            self.set_reactive(Widget.virtual_size, Size(self._width, height))
+            self._move_bar()
+        if self._at_end:
+            self.scroll_end(animate=False, immediate=True, force=True)
+        self.refresh_lines(start, max(height, before) - start)
+
+    def _move_bar(self) -> None:
+        """Drawing it costs as much as all of the text, so only where an eighth of a cell changes."""
+        height, room = max(len(self._rows), 1), self.scrollable_size.height
+        place = (round(8 * room * self.scroll_y / height), round(8 * room * room / height))
+        if place != self._bar:
+            self._bar = place
+            self.vertical_scrollbar.window_virtual_size = height
+            self.vertical_scrollbar.position = self.scroll_y
+
+    # What Textual asks for --------------------------------------------------------------------------------------
+
+    def on_resize(self, event: events.Resize) -> None:
+        width = self.outer_size.width - self.styles.gutter.width - self.styles.scrollbar_size_vertical
+        if width == self._width:
+            if self._at_end:
+                self.to_end()
+            return
+        self._width = width
+        self._rows = []
+        for part in self.parts:
+            rows = part.rows(self.room)
+            part.at, part.height = len(self._rows), len(rows)
+            self._rows += rows
+        self._moved(0, 0)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        self._at_end = new_value >= self.max_scroll_y
+        if round(old_value) != round(new_value):
+            self.refresh()
+        if self.show_vertical_scrollbar:
+            self._move_bar()
+
+    def notify_style_update(self) -> None:
+        super().notify_style_update()
+        self._strips.clear()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Straight from the rows: a border or a background that shines through would not be drawn."""
+        top, (left, right) = self.scroll_offset.y, crop.column_span
+        strips = [self._strip(top + y) for y in crop.line_range]
+        return strips if right - left == self.outer_size.width else [one.crop(left, right) for one in strips]
+
+    def _strip(self, y: int) -> Strip:
+        strip = self._strips.get(y)
+        if strip is None:
+            strip = self._strips[y] = self._drawn(y)
+        return strip
+
+    def _drawn(self, y: int) -> Strip:
+        content, _, _, fill = self._rows[y] if y < len(self._rows) else BLANK
+        selection = self.text_selection
+        if selection is not None and (span := selection.get_span(y)) is not None:
+            start, end = span
+            chosen = Style.from_styles(self.screen.get_component_styles("screen--selection"))
+            content = content.stylize(chosen, start, len(content) if end == -1 else end)
+        base, before = self.visual_style, self.styles.padding.left
+        segments = [Segment(" " * before, base.rich_style)]
+        x = 0
+        for text, style in content.render(base, "", look.parsed):
+            segments.append(Segment(text, style.rich_style_with_offset(x, y)))
+            x += len(text)
+        room = max(self.outer_size.width - before - content.cell_length, 0)
+        filled = base + Style.parse(fill) if fill else base
+        segments.append(Segment(" " * room, filled.rich_style_with_offset(x, y)))
+        strip = Strip(segments, before + content.cell_length + room).crop(0, self.outer_size.width)
+        for one in self.get_line_filters():
+            strip = strip.apply_filter(one, base.background or self.background_colors[1])
+        return strip
 
     @property
-    def _said(self) -> Vertical:
-        return self.query_one("#said", Vertical)
+    def allow_select(self) -> bool:
+        return True
 
-    async def _mount(self, widget: Widget) -> None:
-        await self._said.mount(widget)
-        parts = 0
-        shown = [child for child in self._said.children if not child.has_class("earlier")]
-        for at in range(len(shown) - 1, -1, -1):
-            parts += 1 + len(shown[at].children)
-            if parts > PARTS and at < len(shown) - 1:
-                await self._said.remove_children([*self._said.query(".earlier"), *shown[: at + 1]])
-                await self._said.mount(Static(_EARLIER, classes="say notice earlier", markup=False), before=0)
-                return
+    def selection_updated(self, selection: Selection | None) -> None:
+        self._strips.clear()
+        self.refresh()
+
+    def get_selection(self, selection: Selection) -> tuple[str, str]:
+        """What was selected, lines that were wrapped in one."""
+        found: list[str] = []
+        for y, (content, end, margin, _) in enumerate(self._rows):
+            if (span := selection.get_span(y)) is not None:
+                first, last = max(span[0], margin), span[1]
+                found.append(content.plain[first:] + end if last == -1 else content.plain[first:last])
+        return "".join(found).rstrip("\n"), "\n"
