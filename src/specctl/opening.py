@@ -7,7 +7,7 @@ from pathlib import Path
 
 from specctl.mirror.worker import Recipe, Worker
 from specctl.models import adapter as adapters
-from specctl.models import cheap, sorted_draft, trimmed
+from specctl.models import cheap, sorted_draft, streams, trimmed
 from specctl.models.lm import LM
 from specctl.models.load import load
 from specctl.profile.drafters import AutoParams, KangarooParams, MirrorParams, S2DParams
@@ -43,6 +43,8 @@ def open_draft(
         lm = trimmed.trimmed(lm, trimmed.read(trim, lm, folder, target.vocab_size))
     found, of_no_use = cheap.find(lm, profile.quantize, whole, trim)
     draft, note = cheap.cheapened(lm, profile.quantize, found)
+    if profile.draft is not None and profile.draft.streams is not None:
+        draft.streams = streams.find(profile.draft.streams, whole)
     return draft, note or of_no_use
 
 
@@ -67,6 +69,7 @@ def open_worker(profile: Profile, target: LM, folder: Path, name: str | None) ->
     if not isinstance(params, MirrorParams) or params.overlap != "worker":
         return None
     trim = profile.draft.trim if profile.draft else None
+    found = profile.draft.streams if profile.draft else None
     device = params.draft_device or profile.device
     recipe = Recipe(
         str(folder),
@@ -75,6 +78,7 @@ def open_worker(profile: Profile, target: LM, folder: Path, name: str | None) ->
         device,
         profile.quantize,
         trim,
+        found,
         target.vocab_size,
         params.draft_threads,
     )
