@@ -169,7 +169,8 @@ class DraftModel:
     def _forward(
         self, tokens: list[list[int]], offset: int, last: Sequence[int]
     ) -> tuple[Tensor, Tensor | None]:
-        rows, states = range(len(tokens)), None
+        rows = range(len(tokens))
+        states: Tensor | None = None
         if self._lm.streams is None:
             logits = self._lm.forward(self._cache, tokens, rows, offset=offset)
         else:
