@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from fakes import ask, draft_model, plain_tokens, run, run_rules, shared_lm
+from fakes import ask, draft_model, noisy_lm, plain_tokens, run, run_rules, shared_lm
 from specctl.decode.draft import Drafter, Parts, Request
 from specctl.decode.loop import decode
 from specctl.decode.sampling import Law, Sampler
@@ -128,11 +128,15 @@ def test_the_law_is_the_targets(make: Callable[[Parts], Drafter]) -> None:
 
 
 def test_the_law_of_the_head_where_a_stream_drafted_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planted: every token of a forward is told with the law of its first."""
+    """Planted: what a stream drafted is told with the law the head has there."""
     right = Twig.add
+    lm = noisy_lm()
 
     def add(self: Twig, token: int, best: Any, chance: float, q: Tensor | None, eos: frozenset[int]) -> None:
-        right(self, token, best, chance, self.laws[0] if self.laws else q, eos)
+        cache = lm.new_cache()
+        cache.admit()
+        told = FEW.probabilities(lm.forward(cache, [self.whole], range(1))[0, -1])
+        right(self, token, best, chance, told if self.laws else q, eos)
 
     monkeypatch.setattr(Twig, "add", add)
     assert apart(by_mirror) > 1e-3

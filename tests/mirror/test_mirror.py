@@ -189,22 +189,21 @@ def no_streams_in_branches(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Writer, "_grow", grow)
 
 
-def a_branchs_tokens_out_of_order(patch: pytest.MonkeyPatch) -> None:
+def a_branch_that_overlooks_its_last_tokens(patch: pytest.MonkeyPatch) -> None:
     right = Writer._next
 
-    def turned(self: Writer, columns: int, fed: int) -> Any:
+    def blinkered(self: Writer, columns: int, fed: int) -> Any:
         tokens, tree = right(self, columns, fed)
         if fed:
-            for twig in (one for twigs in self._twigs for one in twigs if one.open):
-                twig.slots[-2:] = reversed(twig.slots[-2:])
+            tree.sight[:, :, -columns:] = torch.eye(columns, dtype=torch.bool)
         return tokens, tree
 
-    patch.setattr(Writer, "_next", turned)
+    patch.setattr(Writer, "_next", blinkered)
 
 
 @pytest.mark.parametrize(
     "plant",
-    [no_streams_in_branches, a_branchs_tokens_out_of_order],
+    [no_streams_in_branches, a_branch_that_overlooks_its_last_tokens],
     ids=lambda plant: f"planted-{plant.__name__}",
 )
 def test_a_bug_in_streams_is_found(

@@ -108,11 +108,11 @@ def read(folder: Path, lm: LM) -> Streams:
     """The streams in `folder` for `lm`, whole and untrimmed. Raises ModelFileError."""
     stored = trained.read(KIND, folder, lm)
     try:
-        cells = Cells(Shape(**stored.shape))
+        cells = Cells(Shape(**stored.shape)).to(lm.device, lm.dtype)
         cells.load_state_dict(stored.tensors)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ModelFileError(f"the streams `{folder}` do not fit `{lm.name}`: {error}") from error
-    return Streams(lm, cells.to(lm.device, lm.dtype).eval(), stored.kept)
+    return Streams(lm, cells.requires_grad_(False).eval(), stored.kept)
 
 
 def find(where: str, lm: LM) -> Streams:
