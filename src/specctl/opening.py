@@ -7,7 +7,7 @@ from pathlib import Path
 
 from specctl.mirror.worker import Recipe, Worker
 from specctl.models import adapter as adapters
-from specctl.models import cheap, sorted_draft, trimmed
+from specctl.models import cheap, sorted_draft, streams, trimmed
 from specctl.models.lm import LM
 from specctl.models.load import load
 from specctl.profile.drafters import AutoParams, KangarooParams, MirrorParams, S2DParams
@@ -45,6 +45,8 @@ def open_draft(
     draft, note = cheap.cheapened(lm, profile.quantize, found)
     if isinstance(profile.drafter, MirrorParams):
         draft.reader = None  # a branch has to be, to the bit, what is drafted when its turn has come
+    if profile.draft is not None and profile.draft.streams is not None:
+        draft.streams = streams.find(profile.draft.streams, whole)
     return draft, note or of_no_use
 
 
@@ -69,6 +71,7 @@ def open_worker(profile: Profile, target: LM, folder: Path, name: str | None) ->
     if not isinstance(params, MirrorParams) or params.overlap != "worker":
         return None
     trim = profile.draft.trim if profile.draft else None
+    found = profile.draft.streams if profile.draft else None
     device = params.draft_device or profile.device
     recipe = Recipe(
         str(folder),
@@ -77,6 +80,7 @@ def open_worker(profile: Profile, target: LM, folder: Path, name: str | None) ->
         device,
         profile.quantize,
         trim,
+        found,
         target.vocab_size,
         params.draft_threads,
     )

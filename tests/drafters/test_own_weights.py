@@ -116,7 +116,7 @@ def committing(one: OwnWeights, rows: Any, scored: Any, accepted: Sequence[int])
 
 def a_slot_too_high(one: OwnWeights, rows: Any, active: Any) -> Tensor:
     one._fed = 1
-    return one._feed([row.ids[-1] for row in rows])
+    return one._feed([[row.ids[-1]] for row in rows])
 
 
 BUGS: list[tuple[str, Callable[..., Any]]] = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,10 +18,12 @@ from specctl.decode.sampling import Law
 from specctl.drafters.mirror import Mirror
 from specctl.errors import RequestError
 from specctl.events import Branched, Mirrored
+from specctl.mirror.branches import Branch, Twig
 from specctl.mirror.sites import InThread, Met
-from specctl.mirror.writer import Branch, Writer, _Twig
+from specctl.mirror.writer import Writer
 from specctl.models.cache import SlotCache
 from specctl.models.lm import LM
+from streaming import streaming_lm
 
 NEW = 10
 
@@ -144,6 +147,72 @@ def test_an_exit_outside_the_model_is_refused() -> None:
         mirror(exit=N_LAYERS + 1)
 
 
+# Streams ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("overlap", ["none", "thread"])
+@pytest.mark.parametrize(("candidates", "exit_"), [(0, 1), (1, 1), (4, N_LAYERS // 2), (4, N_LAYERS)])
+def test_with_streams_output_is_plain_decodings(
+    candidates: int, exit_: int, overlap: str, batch_size: int
+) -> None:
+    one = mirror(draft=streaming_lm(), exit=exit_, candidates=candidates, overlap=overlap, draft_tokens=5)
+    tokens, _, events = run(shared_lm(), one, ask(4), batch_size=batch_size)
+    assert [tuple(row) for row in tokens] == list(plain_tokens(n=4))
+    assert bool(hits(events)) is bool(candidates)
+    assert max(accepted for *_, accepted in rounds(events)) > 3  # past the first forward's
+
+
+@pytest.mark.parametrize(("law", "accept"), LAWS, ids=["greedy", "coupled", "rejection"])
+@pytest.mark.parametrize("trimmed", [False, True], ids=["whole", "trimmed"])
+def test_with_streams_a_hit_is_what_drafting_after_the_fact_gives(
+    trimmed: bool, law: Law, accept: str
+) -> None:
+    settings: Any = {"draft": streaming_lm(trimmed), "draft_tokens": 5}
+    assert compared(law, accept, **settings).wrong == 0
+    one = draft_model(shared_lm(), streaming_lm(trimmed), law=law, accept=accept, draft_tokens=5)
+    known: Any = {"law": law, "accept": accept}
+    theirs = run(shared_lm(), one, ask(3, NEW), **known)
+    ours = run(shared_lm(), mirror(**settings, **known), ask(3, NEW), **known)
+    assert (ours[0], rounds(ours[2])) == (theirs[0], rounds(theirs[2]))
+
+
+def no_streams_in_branches(patch: pytest.MonkeyPatch) -> None:
+    """Branches are written a token a forward: sensible drafts, but not those drafting now would give."""
+    right = Writer._grow
+
+    def grow(self: Writer, *given: Any) -> None:
+        self._lm = replace(self._lm, streams=None)
+        right(self, *given)
+        self._lm = streaming_lm()
+
+    patch.setattr(Writer, "_grow", grow)
+
+
+def a_branch_that_overlooks_its_last_tokens(patch: pytest.MonkeyPatch) -> None:
+    right = Writer._next
+
+    def blinkered(self: Writer, columns: int, fed: int) -> Any:
+        tokens, tree = right(self, columns, fed)
+        if fed:
+            tree.sight[:, :, -columns:] = torch.eye(columns, dtype=torch.bool)
+        return tokens, tree
+
+    patch.setattr(Writer, "_next", blinkered)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [no_streams_in_branches, a_branch_that_overlooks_its_last_tokens],
+    ids=lambda plant: f"planted-{plant.__name__}",
+)
+def test_a_bug_in_streams_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    assert compared(*LAWS[2], draft=streaming_lm(), draft_tokens=8).wrong
+
+
 # Threads: both orders, by force ---------------------------------------------------------------------------------
 
 
@@ -229,7 +298,7 @@ def cache_not_truncated(patch: pytest.MonkeyPatch) -> None:
 def law_of_another_branch(patch: pytest.MonkeyPatch) -> None:
     right = Writer._adopt
 
-    def adopt(self: Writer, slot: int, twig: _Twig) -> Branch:
+    def adopt(self: Writer, slot: int, twig: Twig) -> Branch:
         others = [one for one in self._twigs[slot] if one is not twig and len(one.laws) >= len(twig.laws)]
         if others:
             twig.laws = others[0].laws[: len(twig.laws)]

@@ -25,7 +25,7 @@ from specctl.events import Mirrored
 from specctl.mirror import process
 from specctl.mirror.worker import Recipe, Worker
 
-NOWHERE = Recipe("", "noisy", "float64", "cpu", None, None, 48, 1)
+NOWHERE = Recipe("", "noisy", "float64", "cpu", None, None, None, 48, 1)
 
 
 class Threaded:
@@ -183,7 +183,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     module = tiny_module(native=True)
     module.load_state_dict(noisy_lm().module.state_dict())
     module.save_pretrained(folder)
-    return Recipe(str(folder), "noisy", "float64", "cpu", None, None, 48, 1)
+    return Recipe(str(folder), "noisy", "float64", "cpu", None, None, None, 48, 1)
 
 
 def test_a_process_that_is_killed(recipe: Recipe) -> None:

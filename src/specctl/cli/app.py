@@ -21,6 +21,7 @@ from specctl.cli import (
     run,
     train,
     train_s2d,
+    train_streams,
     trim,
     tune,
     verify,
@@ -60,6 +61,7 @@ app.command(rich_help_panel="Measure", epilog=tune.EXAMPLES)(tune.tune)
 app.command("verify", hidden=True, epilog=verify.EXAMPLES)(verify.verify_equivalence)
 app.command(rich_help_panel="Make drafts better", epilog=trim.EXAMPLES)(trim.trim)
 train.app.command(epilog=train_s2d.EXAMPLES)(train_s2d.s2d)
+train.app.command(epilog=train_streams.EXAMPLES)(train_streams.streams)
 app.add_typer(train.app, rich_help_panel="Make drafts better")
 app.command(rich_help_panel="Models", epilog=pull.EXAMPLES)(pull.pull)
 app.add_typer(models.app, rich_help_panel="Models")

@@ -10,21 +10,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-import typer
-
-from specctl.cli import console, log, ready, train_data
+from specctl.cli import console, log, ready, train_states
 from specctl.cli.choice import Choice
 from specctl.cli.interrupt import Interrupt
 from specctl.cli.memory import out_of_memory
 from specctl.cli.status import StatusLine
-from specctl.errors import ExitCode, RequestError
+from specctl.errors import RequestError
 from specctl.models import adapter as adapters
 from specctl.models.adapter import Block, Shape
 from specctl.models.trained import fingerprint
 from specctl.profile import override, read, yaml_file
 from specctl.store import fetch
 from specctl.training import capture, predict, shards
-from specctl.training.kangaroo import Kangaroo, frequent_tokens
+from specctl.training.kangaroo import Kangaroo
 from specctl.training.loop import Ended, Evaluated, Figures, Settings, Split, Stepped, Trainer
 
 if TYPE_CHECKING:
@@ -89,10 +87,11 @@ def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: boo
     layers = session.target.n_layers
     depths = [wish.exit_layer] if wish.exit_layer else [depth for depth in _PROBED if depth < layers]
     with Interrupt() as interrupt:
-        view = _View(quiet=quiet or as_json)
+        view = View(quiet=quiet or as_json)
         try:
-            data = _captured(session, wish, depths, output, interrupt.asked, view)
-            kept = _kept(session, data, wish.vocabulary)
+            lm, stop = session.target, interrupt.asked
+            data = train_states.captured(session, lm, wish, depths, output, stop, view.captured)
+            kept = train_states.kept(session, lm, data, wish.vocabulary)
             job = _Job(session, wish, kept, data, interrupt.asked, view)
             depth = depths[0] if wish.exit_layer else _probed(job, depths, output / "probes")
             made = _trained(job, Shape(depth, wish.block), output)
@@ -113,55 +112,7 @@ def run(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: boo
             f", predicted {made.speed:.2f} x plain here"
         )
         console.line(f"adapter behind layer {depth} in {output}{told}")
-    _leave_if(made.ended.reason == "cancelled")
-
-
-def _leave_if(interrupted: bool) -> None:
-    if interrupted:
-        console.note("interrupted; the same command goes on from here", "plain")
-        raise typer.Exit(ExitCode.INTERRUPTED)
-
-
-def _captured(
-    session: Session, wish: Wish, depths: list[int], folder: Path, cancelled: Callable[[], bool], view: _View
-) -> shards.Shards:
-    source = train_data.find(
-        session,
-        wish.data,
-        folder,
-        seed=wish.settings.seed,
-        batch_size=wish.batch_size,
-        cancelled=cancelled,
-    )
-    states = folder / "states"
-    about = capture.facts(session.target, depths, {"data": source.label, "seed": wish.settings.seed})
-    steps = capture.capture(
-        session.target,
-        source.get,
-        states,
-        about,
-        tokens=wish.tokens,
-        count=source.count,
-        budget=wish.disk,
-        cancelled=cancelled,
-    )
-    for step in steps:
-        view.captured(step, wish.tokens)
-    _leave_if(cancelled())
-    data = shards.Shards(states, about)
-    if len(data) < 20:
-        raise RequestError(
-            f"{len(data)} conversations are too few to train on",
-            hint="capture more: `--tokens`, or more prompts",
-        )
-    return data
-
-
-def _kept(session: Session, data: shards.Shards, most: int) -> Tensor | None:
-    if not most or most >= session.target.vocab_size:
-        return None
-    texts = (data.sample(number, []).ids.tolist() for number in Split(data.lengths).train)
-    return frequent_tokens(texts, most, sorted(session.eos))
+    train_states.leave_if(made.ended.reason == "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +124,7 @@ class _Job:
     kept: Tensor | None
     data: shards.Shards
     cancelled: Callable[[], bool]
-    view: _View
+    view: View
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +143,7 @@ def _probed(job: _Job, depths: list[int], folder: Path) -> int:
     promised: dict[int, float] = {}
     for depth in depths:
         made = _trained(short, Shape(depth, job.wish.block), folder / str(depth))
-        _leave_if(made.ended.reason == "cancelled")
+        train_states.leave_if(made.ended.reason == "cancelled")
         promised[depth] = made.speed
         top1 = made.figures.top1 if made.figures else 0.0
         console.note(
@@ -215,7 +166,7 @@ def _trained(job: _Job, shape: Shape, output: Path) -> _Made:
         if isinstance(event, Stepped):
             job.view.stepped(event, settings.steps)
         elif isinstance(event, Evaluated):
-            job.view.evaluated(event, predict.best(costs, event.figures.top1)[1])
+            job.view.evaluated(event, f"predicted {predict.best(costs, event.figures.top1)[1]:.2f} x")
         else:
             ended = event
     figures = trainer.figures
@@ -234,7 +185,7 @@ def _trained(job: _Job, shape: Shape, output: Path) -> _Made:
     return _Made(ended, figures, speed)
 
 
-class _View:
+class View:
     """One status line, redrawn: what is being done, how well, how long it will take."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -259,9 +210,9 @@ class _View:
             f" · ETA {left // 60}:{left % 60:02}{self._last}"
         )
 
-    def evaluated(self, event: Evaluated, speed: float) -> None:
+    def evaluated(self, event: Evaluated, more: str) -> None:
         one = event.figures
-        self._last = f" · top-1 {one.top1:.1%} · acceptance {one.acceptance:.1%} · predicted {speed:.2f} x"
+        self._last = f" · top-1 {one.top1:.1%} · acceptance {one.acceptance:.1%} · {more}"
         if self._told:
             console.note(f"step {event.step}{self._last}", "plain")
 

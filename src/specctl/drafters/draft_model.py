@@ -1,5 +1,6 @@
 """Draft-model speculation: a small model of the same vocabulary writes, the target checks.
 
+A draft with streams says several tokens a forward (`models/streams.py`).
 Source: Leviathan et al., arXiv:2211.17192; Chen et al., arXiv:2302.01318.
 """
 
@@ -73,7 +74,8 @@ class DraftModel:
         confidence: list[list[float]] = [[] for _ in rows]
         laws: list[Tensor] = []
         self._fed = 0
-        logits = self._catch_up(rows, active) if any(active) else None
+        unread: list[list[int]] = [[] for _ in rows]
+        logits, states = self._catch_up(rows, active) if any(active) else (None, None)
         while logits is not None:
             scores = self._scores(logits, rows, drafts)
             places = [Place(row.request.seed, len(row.ids) + len(laws)) for row in rows]
@@ -88,7 +90,8 @@ class DraftModel:
                     drafts[b].append(token)
                     confidence[b].append(sure[b])
                     active[b] = sure[b] >= self._least and token not in self._eos and len(drafts[b]) < room[b]
-            logits = self._feed(tokens) if any(active) else None
+                unread[b].append(token)
+            logits, states = self._go_on(unread, states) if any(active) else (None, None)
         self._drafted = [len(tokens) for tokens in drafts]
         known = confidence if self._params.min_confidence is not None else None
         return Draft(drafts, torch.stack(laws, dim=1) if laws else None, confidence=known)
@@ -123,8 +126,9 @@ class DraftModel:
             [Need(len(row.ids) - read[slot], room[slot], len(row.ids)) for slot, row in enumerate(rows)]
         )
 
-    def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> Tensor:
-        """Feed each row the committed tokens it lacks; returns the logits `[n, vocab]` behind its last one."""
+    def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> tuple[Tensor, Tensor | None]:
+        """Feed each row the committed tokens it lacks; logits `[n, vocab]` behind its last one, over the target's
+        vocabulary, and for streams the states `[n, H]` they come from."""
         missing = []
         for slot, row in enumerate(rows):
             lacking = self._known(row.ids[self._cache.lengths[slot] :] if active[slot] else row.ids[-1:])
@@ -134,25 +138,48 @@ class DraftModel:
             missing.append(lacking)
         width = max(len(lacking) for lacking in missing)
         tokens = [lacking + [0] * (width - len(lacking)) for lacking in missing]
-        logits = self._lm.forward(self._cache, tokens, range(len(rows)))
+        read = self._forward(tokens, 0, [len(lacking) - 1 for lacking in missing])
         for slot, lacking in enumerate(missing):
             self._cache.commit(slot, len(lacking) if active[slot] else 0)
-        last = torch.tensor([len(lacking) - 1 for lacking in missing], device=logits.device)
-        return logits[torch.arange(len(rows), device=logits.device), last]
+        return read
 
     def _known(self, ids: Sequence[int]) -> list[int]:
         """Ids the draft's smaller vocabulary lacks are read as some other token: only drafts suffer."""
         return [token if token < self._lm.vocab_size else 0 for token in ids]
 
-    def _feed(self, tokens: Sequence[int]) -> Tensor:
-        """One step on: the tokens just drafted, above what is committed; logits `[n, vocab]`."""
-        columns = [[token] for token in tokens]
-        logits = self._lm.forward(self._cache, columns, range(len(tokens)), offset=self._fed)
-        self._fed += 1
-        return logits[:, -1]
+    def _go_on(self, unread: list[list[int]], states: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Behind the tokens just drafted, of which the draft model has not read `unread`: by the next stream, or by
+        a forward over these."""
+        streams, said = self._lm.streams, len(unread[0])
+        if streams is None or states is None or said > len(streams):
+            return self._feed(unread)
+        states, logits = streams.follow(said - 1, states, self._known([row[-1] for row in unread]))
+        return widen(logits, streams.kept, self._vocab_size), states
+
+    def _feed(self, unread: list[list[int]]) -> tuple[Tensor, Tensor | None]:
+        """Some steps on: tokens just drafted, above what is committed. Empties `unread`."""
+        tokens = [self._known(row) for row in unread]
+        width = len(tokens[0])
+        read = self._forward(tokens, self._fed, [width - 1] * len(tokens))
+        self._fed += width
+        for row in unread:
+            row.clear()
+        return read
+
+    def _forward(
+        self, tokens: list[list[int]], offset: int, last: Sequence[int]
+    ) -> tuple[Tensor, Tensor | None]:
+        rows = range(len(tokens))
+        states: Tensor | None = None
+        if self._lm.streams is None:
+            logits = self._lm.forward(self._cache, tokens, rows, offset=offset)
+        else:
+            logits, states = self._lm.forward_states(self._cache, tokens, rows, offset=offset)
+        at = list(rows), list(last)
+        wide = widen(logits[at], self._lm.kept, self._vocab_size)
+        return wide, None if states is None else states[at]
 
     def _scores(self, logits: Tensor, rows: Sequence[Row], drafts: Sequence[list[int]]) -> Tensor:
-        logits = widen(logits, self._lm.kept, self._vocab_size)
         histories = [row.ids + draft for row, draft in zip(rows, drafts, strict=True)]
         return self._sampler.law.scores(logits[:, None], histories, [[] for _ in rows])[:, 0]
 
@@ -177,6 +204,6 @@ class OwnWeights(DraftModel):
     def share(self, cache: SlotCache) -> None:
         self._cache = cache
 
-    def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> Tensor:
-        """The cache holds all but each row's last token. Logits `[n, vocab]` behind that."""
-        return self._feed([row.ids[-1] for row in rows])
+    def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> tuple[Tensor, Tensor | None]:
+        """The cache holds all but each row's last token."""
+        return self._feed([[row.ids[-1]] for row in rows])

@@ -17,9 +17,10 @@ from specctl.decode.draft import Ahead, Draft, Key, Midway, Parts, Row, Scored
 from specctl.decode.noise import Place
 from specctl.decode.sampling import Sampler
 from specctl.errors import RequestError
+from specctl.mirror.branches import Branch, Plan
 from specctl.mirror.outcomes import Guess, ranked
 from specctl.mirror.sites import InProcess, InThread, InTurn, Met, Site
-from specctl.mirror.writer import Branch, Plan, Writer
+from specctl.mirror.writer import Writer
 from specctl.models.cache import SlotCache
 from specctl.profile.drafters import MirrorParams
 

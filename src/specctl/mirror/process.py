@@ -14,10 +14,11 @@ import torch
 
 from specctl.decode.draft import Key, Row
 from specctl.decode.sampling import Law, Sampler
+from specctl.mirror.branches import Branch, Plan
 from specctl.mirror.outcomes import Guess
 from specctl.mirror.worker import Recipe
-from specctl.mirror.writer import Branch, Plan, Writer
-from specctl.models import trimmed
+from specctl.mirror.writer import Writer
+from specctl.models import streams, trimmed
 from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
 from specctl.models.load import load
@@ -73,11 +74,13 @@ def _packed(branch: Branch) -> Branch:
 
 def open_draft(recipe: Recipe) -> LM:
     folder = Path(recipe.folder)
-    lm = load(folder, name=recipe.name, dtype=recipe.dtype, device=recipe.device, native=True)
+    lm = whole = load(folder, name=recipe.name, dtype=recipe.dtype, device=recipe.device, native=True)
     if recipe.trim is not None:
         lm = trimmed.trimmed(lm, trimmed.read(Path(recipe.trim), lm, folder, recipe.vocab_size))
     draft, _ = cheapened(lm, recipe.quantize)
     draft.reader = None  # as the owner's draft has none
+    if recipe.streams is not None:
+        draft.streams = streams.find(recipe.streams, whole)
     return draft
 
 

@@ -15,9 +15,10 @@ from time import perf_counter
 from typing import Any, Protocol
 
 from specctl.decode.draft import Key, Row
+from specctl.mirror.branches import Branch
 from specctl.mirror.outcomes import Guess
 from specctl.mirror.worker import Worker
-from specctl.mirror.writer import Branch, Writer
+from specctl.mirror.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class Recipe:
     device: str
     quantize: Literal["int8", "int4"] | None
     trim: str | None
+    streams: str | None
     vocab_size: int
     threads: int
 

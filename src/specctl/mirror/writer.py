@@ -1,13 +1,14 @@
 """A draft model that writes drafts, and continuations of them for several verdicts at once.
 
 All continuations of a row are one tree in its slots of the cache: they share the prefix, and each sees its own
-branch only (`models/lm.py:Tree`). The branch of the verdict that comes is moved to where a draft would stand.
+branch only (`models/lm.py:Tree`). The branch of the verdict that comes is moved to where a draft would stand. A
+draft with streams says several tokens a forward, in drafts and branches alike, so both stay the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,55 +16,13 @@ from torch import Tensor
 from specctl.decode.draft import Key, Row
 from specctl.decode.noise import Place
 from specctl.decode.sampling import Sampler
+from specctl.mirror.branches import Branch, Plan, Twig
 from specctl.mirror.outcomes import Guess, Ranked, choose, ranked
 from specctl.models.lm import LM, Tree
 from specctl.models.trimmed import widen
 
 _CATCH_UP = 8
 """Committed tokens the draft lacks are fed with a round's first step; more than these are prefilled apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How many branches to write, of at most how many tokens; `trust` is the exit's weight beside the draft's own
-    guesses, 0 to 1."""
-
-    candidates: int
-    branches: int
-    draft_tokens: int
-    trust: float
-
-
-@dataclass(slots=True)
-class Branch:
-    """A row's draft: its tokens, the laws `[k, vocab]` they were drawn from (None: not drawn), and the draft's own
-    guess at the verdict, without the slot behind the last token."""
-
-    tokens: list[int] = field(default_factory=list)
-    q: Tensor | None = None
-    guess: Guess = field(default_factory=lambda: Guess([], []))
-
-    def add(self, token: int, best: Ranked, chance: float) -> None:
-        self.tokens.append(token)
-        self.guess.slots.append(best)
-        self.guess.drafted.append(chance)
-
-
-@dataclass(slots=True)
-class _Twig:
-    """A branch being written: its key, the ids before its first token, its slots in the cache and its laws."""
-
-    key: Key
-    ids: list[int]
-    room: int
-    slots: list[int] = field(default_factory=list)
-    branch: Branch = field(default_factory=Branch)
-    laws: list[Tensor] = field(default_factory=list)
-    open: bool = True
-
-    def done(self) -> Branch:
-        self.branch.q = torch.stack(self.laws) if self.laws else None
-        return self.branch
 
 
 class Writer:
@@ -77,7 +36,7 @@ class Writer:
         self._lm, self._vocab_size, self._sampler, self._eos, self._plan = lm, vocab_size, sampler, eos, plan
         self._cache = lm.new_cache()
         self._held: list[list[int]] = []
-        self._twigs: list[list[_Twig]] = []
+        self._twigs: list[list[Twig]] = []
 
     def begin(self, row: Row) -> None:
         """A row joins as the last slot."""
@@ -104,24 +63,17 @@ class Writer:
 
     def write(self, rows: Sequence[Row], room: Sequence[int]) -> list[Branch]:
         """Draft now, at most `room[b]` tokens for each row; none for a row whose cache must stay as it is."""
-        drafts = [Branch() for _ in rows]
-        active = [most > 0 for most in room]
-        laws: list[Tensor] = []
-        logits = self._catch_up(rows, active) if any(active) else None
-        while logits is not None:
-            ids = [row.ids + draft.tokens for row, draft in zip(rows, drafts, strict=True)]
-            tokens, best, chances, q = self._draw(logits, ids, rows)
-            if q is not None:
-                laws.append(q)
-            for b, token in enumerate(tokens):
-                if active[b]:
-                    drafts[b].add(token, best[b], chances[b])
-                    active[b] = token not in self._eos and len(drafts[b].tokens) < room[b]
-            logits = self._feed(tokens, active) if any(active) else None
-        for b, draft in enumerate(drafts):
-            own = [law[b] for law in laws[: len(draft.tokens)]]
-            draft.q = torch.stack(own) if own else None
-        return drafts
+        twigs = [
+            Twig((0, 0), list(row.ids), most, open=most > 0) for row, most in zip(rows, room, strict=True)
+        ]
+        if any(room):
+            self._say(twigs, rows, *self._catch_up(rows, [most > 0 for most in room]))
+        fed = [len(row.ids) for row in rows]
+        while any(twig.open for twig in twigs):
+            columns = [twig.whole[n:] for twig, n in zip(twigs, fed, strict=True)]
+            fed = [n + len(new) if twig.open else n for twig, new, n in zip(twigs, columns, fed, strict=True)]
+            self._say(twigs, rows, *self._feed(columns, [twig.open for twig in twigs]))
+        return [twig.done() for twig in twigs]
 
     def branch(
         self, rows: Sequence[Row], drafts: Sequence[Branch], exits: Sequence[Guess], budget: Sequence[int]
@@ -131,7 +83,7 @@ class Writer:
         self._twigs = [self._keys(*one) for one in zip(rows, drafts, exits, own, budget, strict=True)]
         width = max(map(len, self._twigs), default=0)
         if width:
-            self._grow(rows, max(width, self._lm.row_floor))
+            self._grow(rows, width)
 
     @property
     def keys(self) -> list[list[Key]]:
@@ -148,10 +100,10 @@ class Writer:
         self._twigs = []
         return taken
 
-    def _adopt(self, slot: int, twig: _Twig) -> Branch:
+    def _adopt(self, slot: int, twig: Twig) -> Branch:
         start = len(twig.ids) - 1
         self._cache.gather(slot, twig.slots, start)
-        self._held[slot] = [*twig.ids, *twig.branch.tokens][: start + len(twig.slots)]
+        self._held[slot] = twig.whole[: start + len(twig.slots)]
         return twig.done()
 
     def _complete(self, rows: Sequence[Row], drafts: Sequence[Branch]) -> list[Guess]:
@@ -161,14 +113,15 @@ class Writer:
             return [draft.guess for draft in drafts]
         ids = [row.ids + draft.tokens for row, draft in zip(rows, drafts, strict=True)]
         whole = [replace(row, ids=one) for row, one in zip(rows, ids, strict=True)]
-        logits = self._catch_up(whole, live)
+        logits, _ = self._catch_up(whole, live)
+        logits = widen(logits, self._lm.kept, self._vocab_size)
         best = self._ranked(self._scores(logits, ids), ids, rows)[0]
         return [
             Guess([*draft.guess.slots, one], draft.guess.drafted) if draft.tokens else draft.guess
             for draft, one in zip(drafts, best, strict=True)
         ]
 
-    def _keys(self, row: Row, draft: Branch, exit_: Guess, own: Guess, budget: int) -> list[_Twig]:
+    def _keys(self, row: Row, draft: Branch, exit_: Guess, own: Guess, budget: int) -> list[Twig]:
         """The branches to write for a row, those apart behind which nothing will be drafted."""
         plan = self._plan
         weighed = [(exit_, plan.trust), (own, 1 - plan.trust)]
@@ -179,29 +132,27 @@ class Writer:
             room = min(budget - accepted - 1, plan.draft_tokens, self._lm.context_length - len(ids))
             ends = token in self._eos or (draft.tokens[-1] in self._eos and accepted == len(draft.tokens))
             if room > 0 and not ends:
-                twigs.append(_Twig(key, ids, room))
+                twigs.append(Twig(key, ids, room))
         return twigs
 
-    def _grow(self, rows: Sequence[Row], columns: int) -> None:
-        """Write all branches, a token each in one forward."""
+    def _grow(self, rows: Sequence[Row], width: int) -> None:
+        """Write all branches, at most `width` a row: each forward takes what they have not read, side by side."""
+        flat = [(b, c, twig) for b, twigs in enumerate(self._twigs) for c, twig in enumerate(twigs)]
+        asking = [rows[b] for b, _, _ in flat]
         fed = 0
-        while any(twig.open for twigs in self._twigs for twig in twigs):
+        while going := [twig for _, _, twig in flat if twig.open]:
+            run = len(going[0].unread)  # of all that are open the same
+            columns = max(width * run, self._lm.row_floor)
             tokens, tree = self._next(columns, fed)
-            logits = self._lm.forward(self._cache, tokens, range(len(rows)), offset=fed, tree=tree)
-            flat = [(b, c, twig) for b, twigs in enumerate(self._twigs) for c, twig in enumerate(twigs)]
-            picked = torch.stack([logits[b, c] for b, c, _ in flat])
-            ids = [[*twig.ids, *twig.branch.tokens] for _, _, twig in flat]
-            drawn, best, chances, q = self._draw(picked, ids, [rows[b] for b, _, _ in flat])
-            for at, (_, _, twig) in enumerate(flat):
-                if twig.open:
-                    twig.branch.add(drawn[at], best[at], chances[at])
-                    if q is not None:
-                        twig.laws.append(q[at])
-                    twig.open = drawn[at] not in self._eos and len(twig.branch.tokens) < twig.room
+            logits, states = self._forward(tokens, fed, tree)
+            at = [b for b, _, _ in flat], [(c + 1) * run - 1 for _, c, _ in flat]
+            self._say(
+                [twig for _, _, twig in flat], asking, logits[at], None if states is None else states[at]
+            )
             fed += columns
 
     def _next(self, columns: int, fed: int) -> tuple[list[list[int]], Tree]:
-        """The newest token of each branch, and who sees what; columns without a branch see the first slot only."""
+        """What each branch has not read, and who sees what; columns without a branch see the first slot only."""
         starts = [len(held) + fed for held in self._held[: len(self._twigs)]]
         width = max(starts) + columns
         places = torch.arange(width).repeat(len(starts), 1)
@@ -210,19 +161,45 @@ class Writer:
         tokens = [[0] * columns for _ in starts]
         for b, twigs in enumerate(self._twigs):
             for c, twig in enumerate(twigs):
-                slot = starts[b] + c
-                if twig.open:
-                    tokens[b][c] = self._known((twig.branch.tokens or twig.ids)[-1])
-                    twig.slots.append(slot)
+                new = twig.unread if twig.open else []
                 prefix = len(twig.ids) - 1
+                for column, token in enumerate(new, start=c * len(new)):
+                    tokens[b][column] = self._known(token)
+                    twig.slots.append(starts[b] + column)
+                    sight[b, column, :prefix] = True
+                    sight[b, column, twig.slots] = True
                 places[b, twig.slots] = torch.arange(prefix, prefix + len(twig.slots))
-                sight[b, c, :prefix] = True
-                sight[b, c, twig.slots] = True
         sight[:, range(columns), :] |= _own(starts, columns, width)
         return tokens, Tree(places.to(self._lm.device), sight.to(self._lm.device))
 
-    def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> Tensor:
-        """Feed each row the tokens it lacks; returns the logits `[n, vocab]` behind its last one."""
+    def _forward(
+        self, tokens: list[list[int]], offset: int = 0, tree: Tree | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits `[n, q, vocab]`; for streams also the states `[n, q, H]` they come from."""
+        rows = range(len(tokens))
+        if self._lm.streams is None:
+            return self._lm.forward(self._cache, tokens, rows, offset=offset, tree=tree), None
+        return self._lm.forward_states(self._cache, tokens, rows, offset=offset, tree=tree)
+
+    def _say(self, twigs: Sequence[Twig], rows: Sequence[Row], logits: Tensor, states: Tensor | None) -> None:
+        """Go on with the open ones, from the logits `[n, vocab]` of a forward and the states `[n, H]` behind them:
+        a token, and one more for each stream."""
+        streams = self._lm.streams
+        logits = widen(logits, self._lm.kept, self._vocab_size)
+        for number in range(1 if streams is None else 1 + len(streams)):
+            if streams is not None and states is not None and number:
+                newest = [self._known(twig.whole[-1]) for twig in twigs]
+                states, logits = streams.follow(number - 1, states, newest)
+                logits = widen(logits, streams.kept, self._vocab_size)
+            drawn, best, chances, q = self._draw(logits, [twig.whole for twig in twigs], rows)
+            for at, twig in enumerate(twigs):
+                if twig.open:
+                    twig.add(drawn[at], best[at], chances[at], None if q is None else q[at], self._eos)
+            if not any(twig.open for twig in twigs):
+                return
+
+    def _catch_up(self, rows: Sequence[Row], active: Sequence[bool]) -> tuple[Tensor, Tensor | None]:
+        """Feed each row the tokens it lacks; logits `[n, vocab]` and states `[n, H]` behind its last one."""
         missing = []
         for slot, row in enumerate(rows):
             if active[slot]:
@@ -232,23 +209,18 @@ class Writer:
                 if len(row.ids) - known > _CATCH_UP:
                     self._read(slot, row.ids[known:-1])
             missing.append(row.ids[len(self._held[slot]) :] if active[slot] else row.ids[-1:])
-        width = max(map(len, missing))
-        tokens = [[*map(self._known, lacking), *[0] * (width - len(lacking))] for lacking in missing]
-        logits = self._lm.forward(self._cache, tokens, range(len(rows)))
-        for slot, lacking in enumerate(missing):
-            if active[slot]:
-                self._hold(slot, lacking)
-        last = torch.tensor([len(lacking) - 1 for lacking in missing], device=logits.device)
-        return logits[torch.arange(len(rows), device=logits.device), last]
+        return self._feed(missing, active)
 
-    def _feed(self, tokens: Sequence[int], active: Sequence[bool]) -> Tensor:
-        """One step on for the active rows; logits `[n, vocab]`."""
-        columns = [[self._known(token)] for token in tokens]
-        logits = self._lm.forward(self._cache, columns, range(len(tokens)))
-        for slot, token in enumerate(tokens):
+    def _feed(self, tokens: Sequence[Sequence[int]], active: Sequence[bool]) -> tuple[Tensor, Tensor | None]:
+        """Go on by these tokens in the active rows; logits and states as `_catch_up`."""
+        width = max(map(len, tokens))
+        columns = [[*map(self._known, some), *[0] * (width - len(some))] for some in tokens]
+        logits, states = self._forward(columns)
+        for slot, some in enumerate(tokens):
             if active[slot]:
-                self._hold(slot, [token])
-        return logits[:, -1]
+                self._hold(slot, some)
+        last = list(range(len(tokens))), [len(some) - 1 for some in tokens]
+        return logits[last], None if states is None else states[last]
 
     def _read(self, slot: int, ids: Sequence[int]) -> None:
         self._lm.prefill(self._cache, slot, [*map(self._known, ids)])
@@ -283,7 +255,6 @@ class Writer:
         return ranked(scores, at, self._sampler, self._plan.candidates + 1)
 
     def _scores(self, logits: Tensor, ids: Sequence[list[int]]) -> Tensor:
-        logits = widen(logits, self._lm.kept, self._vocab_size)
         return self._sampler.law.scores(logits[:, None], ids, [[] for _ in ids])[:, 0]
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from specctl.models import views
 from specctl.models.cache import SlotCache, Window
+
+if TYPE_CHECKING:
+    from specctl.models.streams import Streams
 
 PREFILL_CHUNK = 256
 """Rows a prefill forward. Eager attention keeps chunk x context scores a head, so this bounds memory."""
@@ -49,7 +52,7 @@ class LM:
     which a deeper one is asked. `twin`: a copy of a target's layers, those below `reads` if it is not 0, in other
     weights, which can go on from the target's own cache. `packed`: `module` once more, weights laid out for the
     CPU's kernels; forwards run on it. `reader`: layers of the same shapes, without a head, that read prompts where
-    that is faster.
+    that is faster. `streams` say more tokens behind each forward (`models/streams.py`).
     """
 
     module: nn.Module
@@ -62,6 +65,7 @@ class LM:
     packed: nn.Module | None = None
     reader: nn.Module | None = None
     fewest_rows: int = 1
+    streams: Streams | None = None
     _views: dict[tuple[int, int | None], nn.Module] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -114,6 +118,25 @@ class LM:
         out = self._run(self._runs, cache, rows, inputs.shape[1], offset, tree, input_ids=inputs)
         # Dummy columns go through the head too: its product with a single row has other bits.
         return cast(Tensor, out.logits)[:, :q]
+
+    def forward_states(
+        self,
+        cache: SlotCache,
+        tokens: Sequence[Sequence[int]],
+        rows: range,
+        *,
+        offset: int = 0,
+        tree: Tree | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`'s logits, and the states `[n, q, H]` they are read off, behind the last norm."""
+        seen: list[Tensor] = []
+        head: Any = self._runs.lm_head
+        hook = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        try:
+            logits = self.forward(cache, tokens, rows, offset=offset, tree=tree)
+        finally:
+            hook.remove()
+        return logits, seen[-1][:, : len(tokens[0])]
 
     def segment(
         self,

@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from specctl.profile.drafters import Drafter, NgramParams, Part
 
+_STREAMING = ("mirror", "draft-model")
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,2})?")
 
 
@@ -60,6 +61,10 @@ class DraftSource(Part):
     )
     trim: Spec | None = Field(
         default=None, description="folder of `specctl trim`: draft with the kept part of the vocabulary only"
+    )
+    streams: Spec | None = Field(
+        default=None,
+        description="folder of `specctl train streams`, or `shipped`: draft several tokens a forward",
     )
 
     @model_validator(mode="wrap")
@@ -150,6 +155,8 @@ def _disagreements(profile: Profile) -> list[tuple[tuple[str, ...], str]]:
             found.append((("draft", "model"), f"is of no use to method `{drafter.method}`"))
     elif profile.draft is not None and not drafter.takes_draft:
         found.append((("draft",), f"is of no use to method `{drafter.method}`"))
+    if profile.draft is not None and profile.draft.streams and drafter.method not in _STREAMING:
+        found.append((("draft", "streams"), f"is of no use to method `{drafter.method}`"))
     if drafter.method == "s2d" and profile.draft is not None and profile.draft.trim is not None:
         found.append(
             (("draft", "trim"), "is of no use to method `s2d`: its vocabulary is chosen in training")
