@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from specctl.errors import ModelFileError
-from specctl.models import fused, views
+from specctl.models import fused, mapped, views
 from specctl.models.lm import LM
 from specctl.models.quantize import Maker, Scheme, replaced, stored
 from specctl.models.quantize.stored import Place, Stored
@@ -38,6 +38,7 @@ def cheapened(lm: LM, quantize: Scheme | None, found: Found | None = None) -> tu
     """
     make = Maker(quantize)
     module = _built(lm.module, make) if found is None else _mapped(lm, make, found)
+    mapped.release(lm.module)
     name = f"{lm.name} {quantize}" if quantize else lm.name
     # A twin reads no prompts; elsewhere than on a CPU memory would be paid for it.
     reads = quantize is not None and lm.device.type == "cpu" and not lm.twin
@@ -48,11 +49,12 @@ def cheapened(lm: LM, quantize: Scheme | None, found: Found | None = None) -> tu
 def packed(lm: LM) -> LM:
     """`lm` with its weights laid out for the CPU's kernels, to run on; itself where there are none for it.
 
-    Forwards take a quarter less time here. The weights as they were mapped are not read again, so the system may
-    take back their memory.
+    Forwards take a quarter less time here. The weights as they were mapped are not read again, so their memory is
+    given back.
     """
     make = Maker(None)
     module = replaced(lm.module, make)
+    mapped.release(lm.module)
     return replace(lm, packed=module, _views={}) if make.made else lm
 
 
