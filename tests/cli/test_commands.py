@@ -24,6 +24,7 @@ SHIPPED = [
     "draft-int4",
     "draft-model",
     "kangaroo",
+    "kangaroo-int4",
     "mirror",
     "ngram",
     "plain",

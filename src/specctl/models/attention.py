@@ -22,6 +22,9 @@ NAME = "specctl_plain"
 
 _SLOTS_AT_ONCE = 512
 _FEWEST_SLOTS = 32
+_LEAST_DEPTH = 16
+"""With shallower heads products of few rows have less than 400 terms; torch has another kernel for those, which
+rounds a sum before the mask is added."""
 _SLOTS_AT_ONCE_FLOAT32 = 128
 _ROWS_AT_ONCE_FLOAT32 = 32
 
@@ -86,9 +89,12 @@ def _attend(
 
 def _scores(stacked: Tensor, keys: Tensor, mask: Tensor, scaling: float, softcap: float | None) -> Tensor:
     """`[n * n_kv, rows, width]`, masked. One kernel where nothing has to come between product and mask."""
-    if softcap is None:
+    if softcap is None and stacked.shape[-1] >= _LEAST_DEPTH:
         return torch.baddbmm(mask, stacked, keys.transpose(1, 2), alpha=scaling)
-    return torch.tanh(torch.bmm(stacked, keys.transpose(1, 2)) * (scaling / softcap)) * softcap + mask
+    scores = torch.bmm(stacked * scaling, keys.transpose(1, 2))
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    return scores + mask
 
 
 def _weighted_sum(weights: Tensor, value: Tensor) -> Tensor:
