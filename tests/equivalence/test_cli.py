@@ -135,11 +135,11 @@ def test_coupled_sampling_is_compared_token_for_token(
 
 
 def test_sampling_is_tested_against_its_law(tiny_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = report(tiny_folder, capsys, "-n", "40", "-t", "1", profile="plain")
+    data = report(tiny_folder, capsys, "-n", "60", "-t", "1", profile="plain")
     run = data["runs"][0]
     assert run["guarantee"] == "law"
     assert [one["rejected"] for one in run["sampled"]["tests"]] == [False] * 3
-    assert run["sampled"]["tests"][0]["n"] > 50
+    assert run["sampled"]["tests"][0]["n"] > 100
     assert run["sampled"]["before_repeat"] is None
 
 

@@ -15,12 +15,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-import typer
 
-from specctl.cli import console, train_data
+from specctl.cli import console, train_data, train_states
 from specctl.cli.interrupt import Interrupt
 from specctl.cli.status import StatusLine
-from specctl.errors import ExitCode, RequestError
+from specctl.errors import RequestError
 from specctl.models import costs, sorted_draft
 from specctl.models.cheap import cheapened
 from specctl.models.lm import LM
@@ -75,13 +74,7 @@ def train(session: Session, wish: Wish, output: Path, *, as_json: bool, quiet: b
         for depth, one in zip(wish.depths, card["held_out"], strict=True):
             told = f"top-1 {one['top1']:.1%}, acceptance {one['acceptance']:.1%}, loss {one['loss']:.3f}"
             console.line(f"  depth {depth}: {told}")
-    _leave_if(ended.reason == "cancelled")
-
-
-def _leave_if(interrupted: bool) -> None:
-    if interrupted:
-        console.note("interrupted; the same command goes on from here", "plain")
-        raise typer.Exit(ExitCode.INTERRUPTED)
+    train_states.leave_if(ended.reason == "cancelled")
 
 
 def _texts(
@@ -104,7 +97,7 @@ def _texts(
         held = sum(len(one.prompt) + len(one.answer) for one in found)
         start = block.stop
         view.collected(len(found), held, wish.tokens)
-    _leave_if(cancelled())
+    train_states.leave_if(cancelled())
     if len(found) < _FEWEST:
         raise RequestError(
             f"{len(found)} conversations are too few to learn from",

@@ -49,8 +49,7 @@ def cheapened(lm: LM, quantize: Scheme | None, found: Found | None = None) -> tu
 def packed(lm: LM) -> LM:
     """`lm` with its weights laid out for the CPU's kernels, to run on; itself where there are none for it.
 
-    Forwards take a quarter less time here. The weights as they were mapped are not read again, so their memory is
-    given back.
+    The weights as they were mapped are not read again, so their memory is given back.
     """
     make = Maker(None)
     module = replaced(lm.module, make)

@@ -6,6 +6,7 @@ once; with each update only the block that still grows is drawn anew.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -32,16 +33,16 @@ _STYLES = {"user": "bold $text-accent", "notice": look.QUIET, "error": "bold $te
 _MARKS = {"user": "❯ ", "error": "error: "}
 
 
-class Part:
+class Part(ABC):
     """Something said. `at` and `height` are its place among the rows of the talk, which keeps them."""
 
     def __init__(self, talk: Talk) -> None:
         self.talk = talk
         self.at = self.height = 0
 
+    @abstractmethod
     def rows(self, width: int) -> list[Row]:
         """All of it, a blank row at its end."""
-        raise NotImplementedError
 
 
 _P = TypeVar("_P", bound=Part)
