@@ -24,7 +24,7 @@ from specctl.models.adapter import Adapter, Shape
 from specctl.models.cheap import cheapened
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
-from specctl.models.quantize.int4 import Int4Linear
+from specctl.models.quantize.scheme import BufferedLinear
 from specctl.profile.drafters import KangarooParams
 
 HOT = Law(temperature=1.0)
@@ -218,7 +218,7 @@ def test_a_quantised_copy_shares_nothing_that_is_quantised() -> None:
     before = {name: tensor.clone() for name, tensor in lm.module.state_dict().items()}
     draft, _ = cheapened(replace(adapters.readout(lm, adapter), twin=True), "int4")
     assert (draft.reads, draft.twin, draft.n_layers, draft.row_floor) == (2, True, 3, 1)
-    assert any(isinstance(one, Int4Linear) for one in draft.module.modules())
+    assert any(isinstance(one, BufferedLinear) for one in draft.module.modules())
     asked = ask(3)
     tokens, _, _ = run(lm, drafter(lm, copied=draft, rests=True), asked, batch_size=1)
     assert tokens == run(lm, None, asked)[0]
