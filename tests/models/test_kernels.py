@@ -1,4 +1,4 @@
-"""Layers in one call of our own: what torch computes, a row's bits whoever is beside it, nothing where it cannot be."""
+"""Layers in one call of our own: what torch computes, whoever is beside a row, and nothing where it cannot be."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from specctl.models.kernels import library as kernels
 from specctl.models.kernels import stack
 from specctl.models.lm import LM, Tree
 from specctl.models.quantize import int4_dot
+from specctl.models.quantize.int4 import Int4Linear
 from specctl.models.quantize.int4_dot import Int4Dot
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels here: {kernels.lacking()}")
@@ -172,7 +173,32 @@ def test_numbers_are_those_of_the_dense_weight() -> None:
     weight = torch.randn(32, 96, generator=torch.Generator().manual_seed(0)).bfloat16()
     layer = Int4Dot(weight, None)
     unit = torch.eye(96, dtype=torch.bfloat16)
-    assert torch.allclose(layer(unit).T.float(), layer.dense(), rtol=2**-8, atol=0)
+    assert torch.allclose(layer(unit).T.float(), layer.dense(), rtol=2**-8, atol=1e-5)
+
+
+def squared_error(layer: Int4Dot | Int4Linear, weight: Tensor) -> float:
+    return float((layer.dense() - weight.float()).square().sum())
+
+
+@needs_kernels
+def test_weights_that_once_had_4_bits_are_found_again() -> None:
+    """Plain rounding finds the range's ends only; here the lowest level is not used."""
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(1, 16, (32, 96), generator=generator).float()
+    levels[:, ::32], levels[:, 1::32] = 1, 15
+    scale = torch.rand(32, 3, generator=generator).add(0.5).repeat_interleave(32, dim=1)
+    weight = ((levels - 8) * scale).bfloat16()
+    found, plain = Int4Dot(weight, None), Int4Linear(weight, None)
+    assert squared_error(found, weight) < 1e-4 * float(weight.float().square().sum())
+    assert squared_error(plain, weight) > 10 * squared_error(found, weight)
+
+
+@needs_kernels
+def test_the_search_for_scales_is_no_worse_than_plain_rounding() -> None:
+    weight = torch.randn(64, 256, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert squared_error(Int4Dot(weight, None), weight) < 0.85 * squared_error(
+        Int4Linear(weight, None), weight
+    )
 
 
 @pytest.fixture

@@ -338,3 +338,95 @@ int run_product(const Matrix *w, const float *x, int64_t m, float *y, int thread
     free(room);
     return 0;
 }
+
+/* --- Rounding weights to blocks: sixteen groups at a time, one a lane. */
+
+static inline __m512 nearest(__m512 x) {
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline __m512 all(float x) {
+    return _mm512_set1_ps(x);
+}
+
+/* a / b, or 0 where b is not positive. */
+static inline __m512 ratio(__m512 a, __m512 b) {
+    return _mm512_maskz_div_ps(_mm512_cmp_ps_mask(b, all(1e-30f), _CMP_GT_OQ), a, b);
+}
+
+/* To bfloat16 and back. */
+static inline __m512 as_stored(__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    return _mm512_castsi512_ps(_mm512_and_si512(up, _mm512_set1_epi32((int)0xffff0000)));
+}
+
+static inline void store_lanes(uint8_t *at, __m512 x) {
+    _mm256_storeu_si256((void *)at, _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(x), 16)));
+}
+
+static inline __m512 level_by(__m512 weight, __m512 offset, __m512 by) {
+    return _mm512_min_ps(_mm512_max_ps(nearest((weight - offset) * by), all(0)), all(15));
+}
+
+/* The line through levels that are `steps` to the range: least squares. */
+static void line_by(const __m512 *weight, __m512 low, __m512 high, float steps, __m512 *scale, __m512 *offset) {
+    const __m512 by = ratio(all(steps), high - low);
+    __m512 sum = all(0), squares = all(0), values = all(0), products = all(0);
+    for (int k = 0; k < GROUP; k++) {
+        const __m512 level = level_by(weight[k], low, by);
+        sum += level;
+        squares += level * level;
+        values += weight[k];
+        products += level * weight[k];
+    }
+    *scale = ratio(all(GROUP) * products - sum * values, all(GROUP) * squares - sum * sum);
+    *offset = (values - *scale * sum) / all(GROUP);
+}
+
+/* Scales and offsets of sixteen groups: of the lines for steps a little wider to a little narrower than the range asks
+for, and of plain rounding between its ends, the one with the least squared error (llama.cpp searches so). */
+static void fit(const __m512 *weight, __m512 *best_scale, __m512 *best_offset) {
+    enum { TRIES = 8 };
+    __m512 low = weight[0], high = weight[0], least = all(0);
+    for (int k = 1; k < GROUP; k++) low = _mm512_min_ps(low, weight[k]), high = _mm512_max_ps(high, weight[k]);
+    for (int try = 0; try <= TRIES; try++) {
+        __m512 scale = (high - low) / all(15), offset = low, error = all(0);
+        if (try > 0) line_by(weight, low, high, 14 + 3.0f * (try - 1) / (TRIES - 1), &scale, &offset);
+        scale = as_stored(scale), offset = as_stored(offset);
+        const __m512 by = ratio(all(1), scale);
+        for (int k = 0; k < GROUP; k++) {
+            const __m512 off = level_by(weight[k], offset, by) * scale + offset - weight[k];
+            error += off * off;
+        }
+        __mmask16 better = 0xffff;
+        if (try > 0)
+            better = _mm512_cmp_ps_mask(error, least, _CMP_LT_OQ) & _mm512_cmp_ps_mask(scale, all(0), _CMP_GT_OQ);
+        least = _mm512_mask_mov_ps(least, better, error);
+        *best_scale = _mm512_mask_mov_ps(*best_scale, better, scale);
+        *best_offset = _mm512_mask_mov_ps(*best_offset, better, offset);
+    }
+}
+
+/* Weights [rows, columns], rows and columns in whole blocks, to blocks. */
+void pack(const bf16 *weight, int64_t rows, int64_t columns, uint8_t *blocks, int threads) {
+    const int64_t groups = columns / GROUP;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t b = 0; b < rows / LANES; b++)
+        for (int64_t g = 0; g < groups; g++) {
+            union { __m512 lanes[GROUP]; float at[GROUP][LANES]; } some;
+            uint8_t *to = blocks + (b * groups + g) * BLOCK;
+            for (int r = 0; r < LANES; r++)
+                for (int k = 0; k < GROUP; k++) some.at[k][r] = widened(weight[(b * LANES + r) * columns + g * GROUP + k]);
+            __m512 scale = all(0), offset = all(0);
+            fit(some.lanes, &scale, &offset);
+            store_lanes(to, scale);
+            store_lanes(to + LEVELS / 2, offset);
+            const __m512 by = ratio(all(1), scale);
+            for (int k = 0; k < GROUP; k++) some.lanes[k] = level_by(some.lanes[k], offset, by);
+            for (int i = 0; i < 256; i++) {
+                const int k = i / 64 * 8 + i % 4, r = i % 64 / 4;
+                to[LEVELS + i] = (uint8_t)((int)some.at[k][r] | (int)some.at[k + 4][r] << 4);
+            }
+        }
+}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -43,9 +42,9 @@ class _Window(ctypes.Structure):
 class Stack:
     """`layers` as `models/fused.py` has them, all of whose products are `Int4Dot`."""
 
-    def __init__(self, layers: Sequence[Any]) -> None:
-        first = layers[0]
-        self._numbers = [layer.index for layer in layers]
+    def __init__(self, layers: nn.ModuleList) -> None:
+        first: Any = layers[0]
+        self._numbers: list[int] = [one.index for one in list[Any](layers)]
         self._shape = _Shape(
             first.n_heads,
             first.n_kv,
@@ -57,7 +56,7 @@ class Stack:
         self._layers = (_Layer * len(layers))(*map(self._layer, layers))
 
     @staticmethod
-    def fits(layers: Sequence[Any]) -> bool:
+    def fits(layers: nn.ModuleList) -> bool:
         return len(layers) > 0 and all(
             isinstance(product, Int4Dot)
             for layer in layers

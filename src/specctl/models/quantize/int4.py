@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specctl.models.quantize.levels import GROUP, quantised
-from specctl.models.quantize.scheme import ROWS_AT_ONCE, BufferedLinear, on_cpu_or_cuda
+from specctl.models.quantize.scheme import GROUP, ROWS_AT_ONCE, TINY, BufferedLinear, on_cpu_or_cuda
 
 
 class Int4Linear(BufferedLinear):
@@ -22,9 +21,9 @@ class Int4Linear(BufferedLinear):
         super().__init__(weight, bias)
         levels, scales_and_zeros = [], []
         for rows in weight.detach().split(ROWS_AT_ONCE):  # whole blocks of packing, which are of 64 at most
-            some, scale, zero = quantised(rows, centre=8)
+            some, both = _quantise(rows)
             levels.append(_pack(some))
-            scales_and_zeros.append(torch.stack([scale, zero], dim=-1))
+            scales_and_zeros.append(both)
         self.register_buffer("levels", torch.cat(levels))
         # The kernels want `[K / group, N, 2]`.
         self.register_buffer("scales_and_zeros", torch.cat(scales_and_zeros).transpose(0, 1).contiguous())
@@ -52,6 +51,16 @@ class Int4Linear(BufferedLinear):
         # The packing is the kernel's own business: the kernel itself says what it holds.
         unit = torch.eye(self.in_features, dtype=self.scales_and_zeros.dtype, device=self.levels.device)
         return self.product(unit).T.float()
+
+
+def _quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Levels `[N, K]` (uint8) and scales with zeros `[N, K / group, 2]` of some rows."""
+    groups = weight.float().unflatten(1, (-1, GROUP))
+    low, high = groups.amin(dim=-1), groups.amax(dim=-1)
+    scale = ((high - low) / 15).clamp(min=TINY).to(weight.dtype)
+    zero = (low + scale.float() * 8).to(weight.dtype)
+    levels = (groups - zero.float()[..., None]).div_(scale.float()[..., None]).add_(8).round_().clamp_(0, 15)
+    return levels.flatten(1).to(torch.uint8), torch.stack([scale, zero], dim=-1)
 
 
 def _pack(levels: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from specctl.models.kernels.library import library
-from specctl.models.quantize.levels import GROUP, quantised
-from specctl.models.quantize.scheme import ROWS_AT_ONCE, BufferedLinear
+from specctl.models.quantize.scheme import GROUP, BufferedLinear
 
 _LANES = 16
 _BLOCK = 320
@@ -35,8 +34,7 @@ class Int4Dot(BufferedLinear):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
-        pieces = [_packed(*quantised(rows, centre=0)) for rows in weight.detach().split(ROWS_AT_ONCE)]
-        self.register_buffer("blocks", torch.cat(pieces))
+        self.register_buffer("blocks", _packed(weight.detach().contiguous()))
 
     @staticmethod
     def buffers_of(shape: tuple[int, int]) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -65,9 +63,7 @@ class Int4Dot(BufferedLinear):
         wide = x.float().contiguous()
         y = torch.empty(len(wide), self.out_features)
         matrix = Matrix(address(self.blocks), None, self.out_features, self.in_features)
-        kernels = library()
-        assert kernels is not None
-        failed = kernels.run_product(
+        failed = _kernels().run_product(
             ctypes.byref(matrix),
             ctypes.c_void_p(address(wide)),
             ctypes.c_int64(len(wide)),
@@ -85,18 +81,28 @@ class Int4Dot(BufferedLinear):
         levels = torch.stack([both & 15, both >> 4], dim=-2).permute(0, 3, 1, 2, 4, 5)
         by = self.blocks[..., :_LEVELS].contiguous().view(torch.bfloat16).unflatten(-1, (2, _LANES))
         scale, offset = by.permute(2, 0, 3, 1).float().unbind()
-        weight = levels.flatten(3).float() * scale[..., None] + offset[..., None]
+        weight: Tensor = levels.flatten(3).float() * scale[..., None] + offset[..., None]
         return weight.reshape(rows, columns)
 
 
-def _packed(levels: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """Blocks `[N / 16, K / 32, 320]` of levels `[N, K]`, scales and offsets `[N, K / 32]` in bfloat16."""
-    # [blocks, lanes, groups, vectors, halves, 4] -> [halves, blocks, groups, vectors, lanes, 4]
-    apart = levels.view(-1, _LANES, levels.shape[1] // GROUP, 4, 2, 4).permute(4, 0, 2, 3, 1, 5)
-    both = apart[0] | apart[1] << 4
-    by = torch.stack([scale, offset], dim=-1).view(-1, _LANES, scale.shape[1], 2).permute(0, 2, 3, 1)
-    bytes_of = by.contiguous().view(torch.uint8).flatten(2)
-    return torch.cat([bytes_of, both.flatten(2)], dim=-1)
+def _packed(weight: Tensor) -> Tensor:
+    """Blocks `[N / 16, K / 32, 320]` of a weight `[N, K]`."""
+    rows, columns = weight.shape
+    blocks = torch.empty(rows // _LANES, columns // GROUP, _BLOCK, dtype=torch.uint8)
+    _kernels().pack(
+        ctypes.c_void_p(address(weight)),
+        ctypes.c_int64(rows),
+        ctypes.c_int64(columns),
+        ctypes.c_void_p(address(blocks)),
+        ctypes.c_int(torch.get_num_threads()),
+    )
+    return blocks
+
+
+def _kernels() -> ctypes.CDLL:
+    found = library()
+    assert found is not None
+    return found
 
 
 def address(tensor: Tensor | None) -> int | None:

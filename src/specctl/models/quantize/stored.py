@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from specctl.errors import ModelFileError
 from specctl.models.quantize.forms import form_of
-from specctl.models.quantize.levels import GROUP
-from specctl.models.quantize.scheme import BufferedLinear
+from specctl.models.quantize.scheme import GROUP, BufferedLinear
 from specctl.models.saving import save_whole
 from specctl.store.safetensors_screen import TensorInfo, read_header
 
