@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fakes import Spy, ask, flat_costs, noisy_lm, plain_tokens, prompts, run, shared_lm, tiny_lm, tiny_module
+from specctl import paths
 from specctl.decode.draft import Parts, Row, Scored
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
@@ -366,7 +367,17 @@ def test_exits_outside_the_model_are_refused() -> None:
 
 def test_none_is_shipped_for_unknown_weights() -> None:
     with pytest.raises(MissingError, match="is shipped"):
-        adapters.shipped(shared_lm())
+        adapters.shipped(shared_lm(), copied=False)
+
+
+def test_a_copy_gets_the_adapter_behind_more_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = shared_lm()
+    for depth in (1, 3):
+        made = Adapter(lm, Shape(depth, "layer"))
+        card = {"depth": depth}
+        adapters.write(tmp_path / f"kangaroo/at-{depth}", lm, made.state_dict(), made.shape, None, card)
+    monkeypatch.setattr(paths, "shipped_weights_dir", lambda: tmp_path)
+    assert [adapters.shipped(lm, copied=copied).name for copied in (False, True)] == ["at-1", "at-3"]
 
 
 def test_prompts_of_one_token() -> None:
