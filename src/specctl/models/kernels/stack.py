@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from specctl.models.cache import SlotCache
 from specctl.models.kernels.library import library
-from specctl.models.quantize.int4_dot import Int4Dot, Matrix, address
+from specctl.models.quantize.int4_dot import Int4Dot, Matrix, address, matrix
 
 _int64, _pointer = ctypes.c_int64, ctypes.c_void_p
 
@@ -64,16 +64,21 @@ class Stack:
         )
 
     def _layer(self, layer: Any) -> _Layer:
-        products = [one.matrix for one in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        products = (layer.qkv, layer.out, layer.gate_up, layer.down)
         norms = (layer.before_attention, layer.before_mlp, layer.q_norm, layer.k_norm)
-        return _Layer(*products, *map(self._norm, norms), None, None)
+        weights = [None if norm is None else norm.weight for norm in norms]
+        return _Layer(
+            *(matrix(one.blocks, self._wide(one.bias)) for one in products),
+            *(address(self._wide(weight)) for weight in weights),
+            None,
+            None,
+        )
 
-    def _norm(self, norm: nn.Module | None) -> int | None:
-        if norm is None:
+    def _wide(self, weight: Tensor | None) -> Tensor | None:
+        if weight is None:
             return None
-        weight: Any = norm.weight
         self._held.append(weight.detach().float().contiguous())
-        return self._held[-1].data_ptr()
+        return self._held[-1]
 
     def __call__(
         self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, cache: SlotCache

@@ -52,19 +52,11 @@ class Int4Dot(BufferedLinear):
             and library() is not None
         )
 
-    @property
-    def matrix(self) -> Matrix:
-        """Points into this layer, which has to outlive it."""
-        if not hasattr(self, "_wide_bias"):
-            self._wide_bias = None if self.bias is None else self.bias.detach().float().contiguous()
-        return Matrix(address(self.blocks), address(self._wide_bias), self.out_features, self.in_features)
-
     def product(self, x: Tensor) -> Tensor:
         wide = x.float().contiguous()
         y = torch.empty(len(wide), self.out_features)
-        matrix = Matrix(address(self.blocks), None, self.out_features, self.in_features)
         failed = _kernels().run_product(
-            ctypes.byref(matrix),
+            ctypes.byref(matrix(self.blocks)),
             ctypes.c_void_p(address(wide)),
             ctypes.c_int64(len(wide)),
             ctypes.c_void_p(address(y)),
@@ -83,6 +75,11 @@ class Int4Dot(BufferedLinear):
         scale, offset = by.permute(2, 0, 3, 1).float().unbind()
         weight: Tensor = levels.flatten(3).float() * scale[..., None] + offset[..., None]
         return weight.reshape(rows, columns)
+
+
+def matrix(blocks: Tensor, bias: Tensor | None = None) -> Matrix:
+    """Points into these tensors, which have to outlive it. The bias is float32."""
+    return Matrix(address(blocks), address(bias), blocks.shape[0] * _LANES, blocks.shape[1] * GROUP)
 
 
 def _packed(weight: Tensor) -> Tensor:
