@@ -9,7 +9,6 @@ from typing import ClassVar
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
@@ -19,6 +18,7 @@ from specctl.chat.recording import Recording
 from specctl.tui import look
 from specctl.tui.chat import NARROW, UPDATES_PER_S
 from specctl.tui.panes import Bar, Panes, Pulse
+from specctl.tui.still import Body
 from specctl.tui.talk import Answer, Talk
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -61,7 +61,7 @@ class ReplayScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Bar()
-        with Horizontal(id="body"):
+        with Body(id="body"):
             talk = Talk()
             talk.can_focus = False  # its own keys would take Home, End and the arrows from the replay
             yield talk
