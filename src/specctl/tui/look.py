@@ -130,12 +130,12 @@ def _wrapped(one: Round, room: int) -> list[list[Cell]]:
 
 def _line(lead: str, items: Sequence[tuple[Chip, int]], tail: str, room: int) -> Line:
     """Each item in as many cells as it says and a blank between them, all of them in `room`."""
-    line = [(f"{lead:>4} ", QUIET)]
+    line = [(" " * (4 - len(lead)), ""), (f"{lead} ", QUIET)]
     free = room + 1
     for item, size in items:
         line += [item, (" " * (size - cells(item[0]) + 1), "")]
         free -= size + 1
-    return [*line, (" " * free + f"{tail:>5}", QUIET)]
+    return [*line, (" " * (free + 5 - len(tail)), ""), (tail, QUIET)]
 
 
 def _shortened(text: str, room: int) -> str:

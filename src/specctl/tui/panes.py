@@ -93,7 +93,7 @@ class Rounds(Widget):
         """`line` is as wide as `look.round_lines` made it."""
         width = self.size.width
         strip = Strip(
-            [Segment(text, self._coloured(style)) for text, style in line], max(width, look.NARROWEST)
+            [Segment(text, self._coloured(style)) for text, style in line if text], max(width, look.NARROWEST)
         )
         return strip if width >= look.NARROWEST else strip.crop(0, width)
 
@@ -196,7 +196,7 @@ class SpeedPane(Pane):
                 Content.assemble((f"{stats.tokens_per_s:.1f}", "bold"), " tokens/s  ", (said, style)),
                 self._plain(slow),
                 split,
-                Content(f"▒ draft {draft:.1f} ms  █ verify {verify:.1f} ms  ░ {rest:.1f} ms"),
+                Content(f"▒ draft {draft:.1f} ms  █ verify {verify:.1f} ms  ░ rest {rest:.1f} ms"),
                 Content.styled(
                     f"{stats.new_tokens} tokens · {stats.rounds} rounds · prompt {stats.prefill_s:.2f} s",
                     look.QUIET,
