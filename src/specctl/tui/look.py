@@ -97,19 +97,23 @@ def round_lines(one: Round, width: int, rows: int = 1) -> list[Line]:
     drawn: list[Line] = []
     for items in _wrapped(one, room):
         first = not drawn
-        tokens = [(token, size) for token, size, _, _ in items]
+        tokens = [(token, own, size) for token, own, size, _, _ in items]
         drawn.append(_line(name if first else "", tokens, verdict(one) if first else "", room))
         for label, values in (("p", [p for *_, p, _ in items]), ("q", [q for *_, q in items])):
             if any(value is not None for value in values):
-                below = [((chance(p), QUIET), item[1]) for p, item in zip(values, items, strict=True)]
+                said = [
+                    (chance(value), size) for value, (_, _, size, _, _) in zip(values, items, strict=True)
+                ]
+                below = [((text, QUIET), len(text), size) for text, size in said]
                 drawn.append(_line(label, below, "", room))
     if one.mark:
-        drawn.append(_line("", [((_shortened(f"↳ {safe_line(one.mark)}", room), QUIET), room)], "", room))
+        mark = _shortened(f"↳ {safe_line(one.mark)}", room)
+        drawn.append(_line("", [((mark, QUIET), cells(mark), room)], "", room))
     return drawn
 
 
-Cell = tuple[Chip, int, float | None, float | None]
-"""A token, the cells it takes, p and q."""
+Cell = tuple[Chip, int, int, float | None, float | None]
+"""A token, the cells it takes, those that are kept for it, p and q."""
 
 
 def _wrapped(one: Round, room: int) -> list[list[Cell]]:
@@ -119,21 +123,22 @@ def _wrapped(one: Round, room: int) -> list[list[Cell]]:
     used = 0
     for (text, style), p, q in zip_longest(chips(one), one.p, one.q):
         item = (_shortened(text, room), style)
-        size = max(cells(item[0]), least)
+        own = cells(item[0])
+        size = max(own, least)
         if lines[-1] and used + 1 + size > room:
             lines.append([])
             used = 0
         used += size + (1 if lines[-1] else 0)
-        lines[-1].append((item, size, p, q))
+        lines[-1].append((item, own, size, p, q))
     return lines
 
 
-def _line(lead: str, items: Sequence[tuple[Chip, int]], tail: str, room: int) -> Line:
-    """Each item in as many cells as it says and a blank between them, all of them in `room`."""
+def _line(lead: str, items: Sequence[tuple[Chip, int, int]], tail: str, room: int) -> Line:
+    """Items with the cells they take and those kept for them, a blank after each, all of them in `room`."""
     line = [(" " * (4 - len(lead)), ""), (f"{lead} ", QUIET)]
     free = room + 1
-    for item, size in items:
-        line += [item, (" " * (size - cells(item[0]) + 1), "")]
+    for item, own, size in items:
+        line += [item, (" " * (size - own + 1), "")]
         free -= size + 1
     return [*line, (" " * (free + 5 - len(tail)), ""), (tail, QUIET)]
 
