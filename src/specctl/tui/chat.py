@@ -136,6 +136,7 @@ class ChatScreen(Screen[None]):
         footer = self.query_one(Footer)
         footer.compact = event.size.width < NARROW
         footer.show_command_palette = event.size.width >= NARROW
+        self.show_run()
 
     @property
     def talk(self) -> Talk:
