@@ -26,9 +26,9 @@ SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 class ReplayScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "play", "Play/pause", id="play"),
-        Binding("right", "step(1)", "Round on", id="forward"),
-        Binding("left", "step(-1)", "Round back", id="back"),
+        Binding("space", "play", "Play", id="play"),
+        Binding("right", "step(1)", "On", id="forward"),
+        Binding("left", "step(-1)", "Back", id="back"),
         Binding("pagedown", "step(10)", "10 on", id="forward.ten", show=False),
         Binding("pageup", "step(-10)", "10 back", id="back.ten", show=False),
         Binding("home", "go(0)", "Start", id="start"),
@@ -80,6 +80,9 @@ class ReplayScreen(Screen[None]):
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width < NARROW, "narrow")
         self.set_class(event.size.height < 34, "low")
+        footer = self.query_one(Footer)
+        footer.compact = event.size.width < NARROW
+        footer.show_command_palette = event.size.width >= NARROW
         self._draw()
 
     async def _begin(self) -> None:
