@@ -144,12 +144,13 @@ class Watched:
         if snapshot is None:
             return
         live = self._target.cache
-        kept = [row.ids[length:-1] for row, length in zip(self._rows, snapshot.lengths, strict=True)]
+        rows = self._rows[: len(snapshot.lengths)]  # one behind them is about to join
+        kept = [row.ids[length:-1] for row, length in zip(rows, snapshot.lengths, strict=True)]
         if max(map(len, kept)) > snapshot.columns:
-            self._report(self._rows[0], "a round committed more tokens than it scored")
+            self._report(rows[0], "a round committed more tokens than it scored")
             return
         rebuilt = _rebuild(self.lm, snapshot, kept)
-        for slot, row in enumerate(self._rows):
+        for slot, row in enumerate(rows):
             self.audited[row.index] = self.audited.get(row.index, 0) + 1
             end = snapshot.lengths[slot] + len(kept[slot])
             wrong = differing(_row(live, slot, end), _row(rebuilt, slot, end))
