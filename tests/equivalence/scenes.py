@@ -225,7 +225,7 @@ def watched(one: Subject, requests: Sequence[Request], batch_size: int = 2) -> V
     watchers = Watchers(drafter=lambda drafter: claims.watch(fidelity.watch(drafter)))
     reports = verify_greedy(one, requests, batch_size=batch_size, noise=None, audit=0, watchers=watchers)
     problems = [*fidelity.problems(), *claims.problems()]
-    assert fidelity.compared
+    assert fidelity.remade.compared
     return frozenset({report.verdict for report in reports} | {problem.verdict for problem in problems})
 
 
