@@ -303,6 +303,11 @@ PLANTS = [
     plant("57", "a rejected token shown as accepted", "draft-model", STRUCTURE,
            (_ROUND, "len(draft.tokens[slot]), accepted[slot], bonus[slot])",
             "len(draft.tokens[slot]), min(accepted[slot] + 1, len(draft.tokens[slot])), bonus[slot])")),
+    plant("58", "the drafter's probabilities told as the target's", "told-chances", STRUCTURE,
+           (_ROUND, "Verified(row.index, number, now, *verdict, p=p[slot])",
+            "Verified(row.index, number, now, *verdict, p=q[slot])")),
+    plant("58b", "probabilities of the next slot", "told-chances", STRUCTURE,
+           ("decode.chances:_picked", "probs[:, :k]", "probs[:, -k:]")),
     plant("60", "acceptance rate over k even for short drafts", "uneven", STRUCTURE,
            ("decode.stats:Stats.add", "self.drafted += event.drafted", "self.drafted += 3")),
 ]  # fmt: skip
@@ -313,6 +318,5 @@ INAPPLICABLE = {
     "48": "the law covers every row of the head, padded ones too, in plain decoding as in speculation",
     "49": "sliding layers keep every slot and are masked; comes with caches that evict",
     "51": "models with recurrent state are refused",
-    "58": "no log-probabilities are reported",
 }
 """Bugs of the list that cannot be planted today, each with the reason."""

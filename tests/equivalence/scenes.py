@@ -359,6 +359,15 @@ def law_verdict(rejected: bool) -> Verdicts:
     return frozenset({Verdict.DISTRIBUTION if rejected else Verdict.EXACT})
 
 
+def told_chances() -> Verdicts:
+    """The run reports how likely each drafted token was."""
+    found: set[Verdict] = set()
+    for law, accept in ((Law(), "greedy"), (HOT, "coupled")):
+        one = subject(law=law, accept=accept)
+        found |= greedy(replace(one, rules=replace(one.rules, probabilities=True)), ask(2, 8), 2)
+    return frozenset(found)
+
+
 SCENES: dict[str, Callable[[], Verdicts]] = {
     "draft-model": draft_model,
     "batch": batch,
@@ -382,4 +391,5 @@ SCENES: dict[str, Callable[[], Verdicts]] = {
     "told-a-little": told_a_little,
     "told-nan": told_nan,
     "joint": joint,
+    "told-chances": told_chances,
 }
