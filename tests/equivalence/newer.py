@@ -6,8 +6,8 @@ prompts read while others decode, padded rows, rows that are filled up.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -77,11 +77,18 @@ def chosen_and_drawn() -> Verdicts:
         return watched(one, ask(4, 14), batch_size=4)
 
 
-def in_chunks() -> Verdicts:
-    """Long prompts, read a chunk a round while others decode; chunks as wide as all other blocks."""
+@contextmanager
+def small_chunks() -> Iterator[None]:
+    """Prompts are read by chunks as wide as all other blocks."""
     with ExitStack() as patches:
         for module in (newcomers, target_module, lm_module, reference):
             patches.enter_context(patch.object(module, "PREFILL_CHUNK", K + 1))
+        yield
+
+
+def in_chunks() -> Verdicts:
+    """Long prompts, read a chunk a round while others decode."""
+    with small_chunks():
         return greedy(subject(), ask(4, 8), batch_size=2)
 
 
