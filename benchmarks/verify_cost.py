@@ -25,7 +25,7 @@ from specctl.session import Session
 PARTS = {
     "reference": ("reference.py", "decode_plainly"),
     "the run itself, watched": ("greedy.py", "_run"),
-    "  of it: drafts made again": ("fidelity.py", "compare"),
+    "  of it: drafts made again": ("remade.py", "compare"),
     "  of it: caches rebuilt": ("watch.py", "_rebuild"),
     "  of it: digests of logits": ("sight.py", "look"),
     "the target as its own draft": ("verify.py", "_self_draft"),

@@ -93,10 +93,22 @@ def writes() -> object:
     return keys.tolist(), values.tolist()
 
 
+def pads() -> object:
+    cache = SlotCache(1)
+    for row, length in enumerate((1, 2)):
+        states = torch.ones(1, 1, length, 4, device="cpu")
+        cache.admit()
+        cache.open_window(range(row, row + 1), length)
+        cache.slot_layers[0].update(states, states)
+        cache.commit(row, length)
+    cache.align(2)
+    return [tensor[:, :, :2].tolist() for tensor in cache.slot_layers[0].tensors()]
+
+
 @pytest.mark.parametrize(
     "work",
-    [accepts(greedy), accepts(coupled), accepts(rejection), penalises, writes],
-    ids=["greedy", "coupled", "rejection", "penalty", "cache"],
+    [accepts(greedy), accepts(coupled), accepts(rejection), penalises, writes, pads],
+    ids=["greedy", "coupled", "rejection", "penalty", "cache", "padding"],
 )
 def test_tensors_are_made_where_the_scores_are(
     work: Callable[[], object], monkeypatch: pytest.MonkeyPatch

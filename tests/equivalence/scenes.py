@@ -225,7 +225,7 @@ def watched(one: Subject, requests: Sequence[Request], batch_size: int = 2) -> V
     watchers = Watchers(drafter=lambda drafter: claims.watch(fidelity.watch(drafter)))
     reports = verify_greedy(one, requests, batch_size=batch_size, noise=None, audit=0, watchers=watchers)
     problems = [*fidelity.problems(), *claims.problems()]
-    assert fidelity.compared
+    assert fidelity.remade.compared
     return frozenset({report.verdict for report in reports} | {problem.verdict for problem in problems})
 
 
@@ -359,6 +359,15 @@ def law_verdict(rejected: bool) -> Verdicts:
     return frozenset({Verdict.DISTRIBUTION if rejected else Verdict.EXACT})
 
 
+def told_chances() -> Verdicts:
+    """The run reports how likely each drafted token was."""
+    found: set[Verdict] = set()
+    for law, accept in ((Law(), "greedy"), (HOT, "coupled")):
+        one = subject(law=law, accept=accept)
+        found |= greedy(replace(one, rules=replace(one.rules, probabilities=True)), ask(2, 8), 2)
+    return frozenset(found)
+
+
 SCENES: dict[str, Callable[[], Verdicts]] = {
     "draft-model": draft_model,
     "batch": batch,
@@ -382,4 +391,5 @@ SCENES: dict[str, Callable[[], Verdicts]] = {
     "told-a-little": told_a_little,
     "told-nan": told_nan,
     "joint": joint,
+    "told-chances": told_chances,
 }

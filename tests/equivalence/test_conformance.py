@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cache
-from typing import Any
-
 import pytest
-from pydantic import TypeAdapter
-from scenes import HOT, K, draft_lm, greedy, sampled, subject, target_lm, watched
+from methods import COPY, maker
+from scenes import HOT, greedy, sampled, subject, watched
 
-from fakes import ask, flat_costs
-from specctl.decode.draft import _REGISTRY, Drafter, Parts, build_drafter
-from specctl.decode.sampling import Law, Sampler
+from fakes import ask
+from specctl.decode.draft import _REGISTRY
+from specctl.decode.sampling import Law
 from specctl.equivalence.greedy import Watchers, verify_greedy
 from specctl.equivalence.report import Verdict
 from specctl.equivalence.tape import Recorder
-from specctl.models.adapter import Adapter, Shape, readout
-from specctl.models.lm import LM
-from specctl.profile.drafters import Drafter as DrafterParams
 
-COPY = "kangaroo with a copy"
 METHODS = [*_REGISTRY, COPY]
-
-
-@cache
-def adapter_lm() -> LM:
-    """The draft's last layer as an adapter, behind its first: that is the target's, in other weights."""
-    return readout(draft_lm(), Adapter(draft_lm(), Shape(1, "layer")).double().eval())
-
-
-def params(method: str) -> Any:
-    """A method's defaults, its drafts cut to the length that toys have equal shapes with."""
-    drafter: Any = TypeAdapter(DrafterParams).validate_python({"method": method.split()[0]})
-    return drafter.model_copy(update={"draft_tokens": K} if hasattr(drafter, "draft_tokens") else {})
-
-
-def maker(method: str) -> Any:
-    def make(sampler: Sampler) -> Drafter:
-        draft = draft_lm()
-        if method in ("kangaroo", COPY):
-            draft = replace(adapter_lm(), twin=method == COPY)
-        elif method == "s2d":
-            draft = replace(draft, exits=((1, 0.5), (2, 0.0)))
-        return build_drafter(params(method), Parts(target_lm(), draft, sampler, frozenset(), flat_costs()))
-
-    return make
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
+from newer import small_chunks
 from scenes import HOT, PENALTY, answers, greedy, law_verdict, prepare, subject
 
 from fakes import ask, scripts
@@ -21,7 +24,10 @@ RUNS = 50 if LONG else 25
 
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_no_alarm_on_the_right_engine(block: int) -> None:
-    """Any drafter, batch, prompt, cap, end of sequence, stop string and law that compares token for token."""
+    """Any drafter, batch, prompt, cap, end of sequence, stop string and law that compares token for token.
+
+    Prompts read at once or in chunks, probabilities reported or not.
+    """
     prepare()
     for run in range(RUNS):
         chance = random.Random(1000 * block + run)
@@ -37,8 +43,10 @@ def test_no_alarm_on_the_right_engine(block: int) -> None:
         )
         stop = chance.choice([(), (), ("ca",), ("f", "zz")])
         requests = ask(4, chance.randint(1, 7), stop=stop)
-        requests = chance.sample(requests, chance.randint(1, 3))
-        found = greedy(one, requests, batch_size=chance.randint(1, 3), audit=chance.choice([0.0, 1.0]))
+        requests = chance.sample(requests, chance.randint(1, 4))
+        one = replace(one, rules=replace(one.rules, probabilities=chance.choice([False, True])))
+        with chance.choice([nullcontext, small_chunks])():
+            found = greedy(one, requests, batch_size=chance.randint(1, 3), audit=chance.choice([0.0, 1.0]))
         assert found == {Verdict.EXACT}, (block, run, name, law, requests)
 
 

@@ -17,8 +17,9 @@ from specctl.decode.target import Target
 from specctl.drafters.draft_model import DraftModel, OwnWeights
 from specctl.drafters.kangaroo import Kangaroo
 from specctl.drafters.ngram import Ngram
-from specctl.equivalence.fidelity import Fidelity, Proposal, acceptance
+from specctl.equivalence.fidelity import Fidelity, acceptance
 from specctl.equivalence.noise import Noise
+from specctl.equivalence.remade import Proposal, Remade
 from specctl.equivalence.report import Verdict
 from specctl.equivalence.rescore import Rescorer, with_adapter
 from specctl.equivalence.subject import Subject
@@ -59,7 +60,7 @@ def watched(one: Subject, new: int = 16, rows: int = 3) -> Fidelity:
 def test_a_right_draft_is_what_a_fresh_drafter_proposes() -> None:
     fidelity = watched(with_draft(draft_lm()))
     assert list(fidelity.problems()) == []
-    assert fidelity.compared > 10
+    assert fidelity.remade.compared > 10
     assert 0 < fidelity.accepted < fidelity.drafted
 
 
@@ -103,7 +104,7 @@ def test_who_is_asked_may_depend_on_the_past(make: type[InTurns], sound: bool) -
     params = NgramParams(method="ngram", draft_tokens=4)
     one = subject(toy_lm(), lambda sampler: make(params, Parts(toy_lm(), None, sampler, frozenset())))
     fidelity = watched(one, new=40)
-    assert fidelity.compared > 10
+    assert fidelity.remade.compared > 10
     assert (list(fidelity.problems()) == []) is sound
 
 
@@ -165,7 +166,7 @@ def test_planted_missing_drafts_are_seen(make: Callable[..., Drafter]) -> None:
     watchers = Watchers(drafter=fidelity.watch)
     reports = verify_greedy(one, ask(3, 16), batch_size=2, noise=None, audit=0, watchers=watchers)
     assert {report.verdict for report in reports} == {Verdict.EXACT}
-    assert not fidelity.mismatches
+    assert not fidelity.remade.mismatches
     assert ["instead of" in problem.what for problem in fidelity.problems()] == [True]
 
 
@@ -187,7 +188,7 @@ def proposal(n: int, confidence: float | None) -> Proposal:
 def test_only_rounding_at_the_border_explains_another_length(
     live: Proposal, fresh: Proposal, explained: bool
 ) -> None:
-    assert Fidelity(with_draft(draft_lm()))._as_sure(live, fresh) is explained
+    assert Remade(with_draft(draft_lm()), None)._as_sure(live, fresh) is explained
 
 
 class Displaced(OwnWeights):
@@ -201,7 +202,7 @@ class Displaced(OwnWeights):
 def test_a_draft_in_the_targets_cache_is_made_again_in_a_fresh_one() -> None:
     fidelity = watched(with_draft(replace(draft_lm(), twin=True), OwnWeights))
     assert list(fidelity.problems()) == []
-    assert fidelity.compared > 10
+    assert fidelity.remade.compared > 10
     assert 0 < fidelity.accepted < fidelity.drafted
 
 
@@ -247,7 +248,7 @@ def test_a_stale_adapter_cache_is_not_excused_as_noise(planted: bool, quantize: 
     one = replace(subject(lm, make, target=target), draft=draft)
     fidelity = Fidelity(one, noise=lambda: NOISE)
     verify_greedy(one, ask(4, 20), batch_size=2, noise=None, audit=0, watchers=Watchers(drafter=watch))
-    assert fidelity.compared > 10
+    assert fidelity.remade.compared > 10
     assert fidelity.accepted
     assert bool(list(fidelity.problems())) is planted
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import pytest
+from newer import NEWER, NEWER_SCENES
 from planted import INAPPLICABLE, PLANTS, Edit, Plant
 from scenes import SCENES, prepare
 
 from specctl.equivalence.report import Verdict
 
 LISTED = {str(number) for number in range(1, 61)}
+ALL_SCENES = {**SCENES, **NEWER_SCENES}
 
 
-@pytest.mark.parametrize("scene", list(SCENES))
+@pytest.mark.parametrize("scene", list(ALL_SCENES))
 def test_the_right_engine_is_clean(scene: str) -> None:
-    assert SCENES[scene]() == {Verdict.EXACT}
+    assert ALL_SCENES[scene]() == {Verdict.EXACT}
 
 
-@pytest.mark.parametrize("plant", PLANTS, ids=str)
+@pytest.mark.parametrize("plant", [*PLANTS, *NEWER], ids=str)
 def test_a_bug_is_found(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare()
     plant.apply(monkeypatch)
-    found = SCENES[plant.scene]()
+    found = ALL_SCENES[plant.scene]()
     assert found & plant.expected, found
 
 

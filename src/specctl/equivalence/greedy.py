@@ -93,7 +93,9 @@ def _run(
     sampler = subject.rules.sampler
     longest = max(len(one.prompt) + one.max_new_tokens for one in requests)
     capacity = min(longest, subject.rules.context_length) + 1
-    watched = Watched(subject.make_target(batch_size, capacity), sampler.law, audit, watchers.drawn)
+    target = subject.make_target(batch_size, capacity)
+    told = subject.rules.probabilities
+    watched = Watched(target, sampler.law, audit, watchers.drawn, probabilities=told)
     drafter = watchers.drafter(subject.make_drafter(sampler))
     rules = replace(subject.rules, batch_size=batch_size)
     stream: Iterable[Event] = decode(cast(Target, watched), drafter, requests, rules)

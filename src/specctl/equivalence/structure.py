@@ -13,6 +13,9 @@ from specctl.decode.loop import Rules
 from specctl.decode.stats import Stats
 from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Verified
 
+_ROUNDING = 1e-5
+"""A float32 softmax over rows together or apart differs by less."""
+
 
 def check_row(events: Sequence[Event], request: Request, rules: Rules, vocab_size: int) -> Iterator[str]:
     """What is wrong with the events of one row, `Timed` left out; nothing if all is well."""
@@ -137,6 +140,15 @@ def check_text(
     streamed = "".join(event.text for event in events if isinstance(event, Emitted | Finished))
     if streamed != whole[:end]:
         yield "the streamed text is not the text of the answer"
+
+
+def check_chances(events: Sequence[Event], expected: Sequence[Sequence[float]]) -> Iterator[str]:
+    """Whether the probabilities reported are the target's, `expected` a round; the first round that lies."""
+    verified = [event for event in events if isinstance(event, Verified)]
+    for event, own in zip(verified, expected, strict=False):
+        if len(event.p) != len(own) or any(abs(p - q) > _ROUNDING for p, q in zip(event.p, own, strict=True)):
+            yield f"round {event.round}: the probabilities of the draft are not the target's"
+            return
 
 
 def by_row(events: Iterable[Event], n: int) -> list[list[Event]]:

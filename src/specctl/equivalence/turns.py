@@ -75,7 +75,9 @@ class _Watching(Session):
         self, slots: int, capacity: int, needs: frozenset[int], kept: Kept | None = None
     ) -> Target:
         target = super().make_target(slots, capacity, needs, kept)
-        self.watched = Watched(target, self.sampler().law, audit=1.0)
+        self.watched = Watched(
+            target, self.sampler().law, audit=1.0, probabilities=self.profile.probabilities
+        )
         return cast(Target, self.watched)
 
 

@@ -49,6 +49,9 @@ def judge(
             Problem(Verdict.STRUCTURE, what)
             for what in structure.check_text(events, tokens, request, subject.rules)
         ]
+    if subject.rules.probabilities:
+        found = structure.check_chances(events, watched.chances.get(row, []))
+        problems += [Problem(Verdict.STRUCTURE, what) for what in found]
     problems += watched.problems.get(row, [])
     reference = decode_plainly(subject.target, request, subject.rules, follow=tokens)
     sights = watched.sights.get(row, [])

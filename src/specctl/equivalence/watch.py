@@ -40,19 +40,30 @@ class Watched:
     """Stands in for a `Target`; the loop sees no difference.
 
     `audit`: share of rounds rebuilt. Cached states of rows that left are kept in `caches`, by row index. `drawn`
-    is given the tokens of a sampled run with their laws.
+    is given the tokens of a sampled run with their laws. `chances`: each drafted token's probability, a list a
+    round, where the run reports it.
     """
 
-    def __init__(self, target: Target, law: Law, audit: float, drawn: Drawn | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        law: Law,
+        audit: float,
+        drawn: Drawn | None = None,
+        *,
+        probabilities: bool = False,
+    ) -> None:
         self.lm = target.lm
         self.sights: dict[int, list[Sight]] = {}
         self.caches: dict[int, Layers] = {}
         self.problems: dict[int, list[Problem]] = {}
         self.audited: dict[int, int] = {}
+        self.chances: dict[int, list[list[float]]] = {}
         self._target = target
         self._law = law
         self._audit = audit
         self._drawn = drawn
+        self._probabilities = probabilities
         self._rounds = 0
         self._rows: Sequence[Row] = ()
         self._snapshot: Snapshot | None = None
@@ -86,6 +97,8 @@ class Watched:
             used = scored.logits[slot, : len(drafted) + 1]
             scores = self._law.scores(used[None], [row.ids], [drafted])[0]
             seen.extend(look(one, law) for one, law in zip(used, scores, strict=True))
+            if self._probabilities:
+                self.chances.setdefault(row.index, []).append(_chances(self._law, scores, drafted))
             if self._drawn is not None:
                 self._drawn.settle(row)
                 self._drawn.scored(row, scores, draft, slot)
@@ -144,12 +157,13 @@ class Watched:
         if snapshot is None:
             return
         live = self._target.cache
-        kept = [row.ids[length:-1] for row, length in zip(self._rows, snapshot.lengths, strict=True)]
+        rows = self._rows[: len(snapshot.lengths)]  # one behind them is about to join
+        kept = [row.ids[length:-1] for row, length in zip(rows, snapshot.lengths, strict=True)]
         if max(map(len, kept)) > snapshot.columns:
-            self._report(self._rows[0], "a round committed more tokens than it scored")
+            self._report(rows[0], "a round committed more tokens than it scored")
             return
         rebuilt = _rebuild(self.lm, snapshot, kept)
-        for slot, row in enumerate(self._rows):
+        for slot, row in enumerate(rows):
             self.audited[row.index] = self.audited.get(row.index, 0) + 1
             end = snapshot.lengths[slot] + len(kept[slot])
             wrong = differing(_row(live, slot, end), _row(rebuilt, slot, end))
@@ -158,6 +172,12 @@ class Watched:
 
     def _report(self, row: Row, what: str) -> None:
         self.problems.setdefault(row.index, []).append(Problem(Verdict.STATE, what))
+
+
+def _chances(law: Law, scores: Tensor, drafted: Sequence[int]) -> list[float]:
+    """Of each drafted token, by what the target saw `[k + 1, vocab]`."""
+    found = scores.softmax(dim=-1) if law.greedy else law.probabilities(scores)
+    return [float(one[token]) for one, token in zip(found, drafted, strict=False)]
 
 
 def chosen(number: int, share: float) -> bool:

@@ -253,7 +253,6 @@ class SlotCache(Cache):
         width, lengths = max(self.lengths[:n]), self.lengths[:n]
         if len(set(self.widths[:n])) == 1:
             return False
-        self.reserve(self.slots, width)
         pads = [width - length for length in lengths]
         for layer in self.slot_layers:
             layer.shift(self.pads[:n], pads, width)
