@@ -142,6 +142,20 @@ def test_no_branch_goes_on_behind_the_end_of_sequence() -> None:
     assert one.wrong == 0
 
 
+class Unwanted(torch.nn.Module):
+    def forward(self, **inputs: Any) -> Any:
+        raise RuntimeError("asked to read a prompt")
+
+
+def test_prompts_are_read_by_the_weights_that_draft(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others read them a little differently, and when a draft is asked for would be seen in it."""
+    monkeypatch.setattr("specctl.models.lm._READER_FROM", 1)
+    two = replace(noisy_lm(), reader=Unwanted())
+    assert run(shared_lm(), mirror(draft=two), ask(2))[0] == run(shared_lm(), mirror(), ask(2))[0]
+    with pytest.raises(RuntimeError, match="asked to read"):
+        run(shared_lm(), draft_model(shared_lm(), two), ask(2))
+
+
 def test_an_exit_outside_the_model_is_refused() -> None:
     with pytest.raises(RequestError, match="not inside"):
         mirror(exit=N_LAYERS + 1)
