@@ -1,12 +1,15 @@
 """Mirror-SD on real prompts: hit rates by slot and category, time hidden, and modelled speedups.
 
+    python benchmarks/mirror.py QUESTIONS --pair qwen2.5-coder-1.5b --per-category 1 --branches 20 --count
     python benchmarks/mirror.py QUESTIONS --pair qwen2.5-coder-1.5b --per-category 2
     python benchmarks/mirror.py QUESTIONS --overlap worker
     python benchmarks/mirror.py QUESTIONS --devices devices.yaml
     python benchmarks/mirror.py QUESTIONS --kills 20
 
 Every prompt is answered by plain decoding, by the draft model and by Mirror in turns, greedily. With overlap `none`
-(the default) seconds of two devices are modelled: as fast as this one, or as a YAML table says.
+(the default) seconds of two devices are modelled: as fast as this one, or as a YAML table says; and it is counted what
+other weights of the exit, and fewer branches, would have hit: hits change nothing of what is drafted. `--count` leaves
+out the draft model and all times.
 """
 
 from __future__ import annotations
@@ -15,31 +18,78 @@ import argparse
 import os
 import random
 import signal
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Timer
+from time import perf_counter, sleep
 from typing import Any
 
 import yaml
 
-from specctl.decode.draft import Request
+from specctl.decode.draft import Key, Request
 from specctl.decode.stats import Stats
-from specctl.events import Event, Timed
+from specctl.events import Branched, Drafted, Event, Verified
+from specctl.mirror import writer
+from specctl.mirror.outcomes import Guess, choose
 from specctl.mirror.predict import Devices, predict, recorded
 from specctl.profile import override, read
 from specctl.session import Session, open_session
 from specctl.store import fetch
 from specctl.trim import gather
 
+TRUSTS = {"exit alone": 1.0, "draft alone": 0.0}
+BRANCHES = (1, 2, 4, 8, 16)
+
 
 @dataclass
 class Seen:
-    """A category's answers by each method, and Mirror's recorded events."""
+    """A category's answers by each method, and Mirror's recorded events. `others`: hits of other choices."""
 
     stats: dict[str, Stats] = field(default_factory=lambda: defaultdict(Stats))
     recordings: list[list[Event]] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
     equal: int = 0
     n: int = 0
+
+
+class Choices:
+    """Stands for `choose`, and keeps what it would have chosen otherwise; one entry a drafted round."""
+
+    def __init__(self) -> None:
+        self.made: list[dict[str, list[Key]]] = []
+
+    def __call__(
+        self, draft: Sequence[int], guesses: Sequence[tuple[Guess, float]], candidates: int, branches: int
+    ) -> list[Key]:
+        (exit_, _), (own, _) = guesses
+        found = choose(draft, guesses, candidates, branches)
+        other = {
+            name: choose(draft, [(exit_, trust), (own, 1 - trust)], candidates, branches)
+            for name, trust in TRUSTS.items()
+        }
+        other |= {f"{n} branches": found[:n] for n in BRANCHES if n < branches}
+        self.made.append(other)
+        return found
+
+    def hits(self, events: Sequence[Event]) -> Counter[str]:
+        """How often each other choice held the verdict, where another draft was needed; forgets them."""
+        found: Counter[str] = Counter()
+        left, drafted, verdict = iter(self.made), False, (0, 0)
+        for event in events:
+            match event:
+                case Drafted():
+                    drafted = bool(event.tokens)
+                case Verified():
+                    verdict = (event.accepted, event.bonus)
+                case Branched() if drafted:
+                    other = next(left)
+                    found.update(
+                        name for name, keys in other.items() if event.hit is not None and verdict in keys
+                    )
+        self.made = []
+        return found
 
 
 def answer(session: Session, request: Request, stats: Stats) -> tuple[list[int], list[Event]]:
@@ -52,13 +102,18 @@ def answer(session: Session, request: Request, stats: Stats) -> tuple[list[int],
     return tokens, events
 
 
-def show(name: str, seen: Seen, devices: Devices | None) -> None:
+def show(name: str, seen: Seen, devices: Devices | None, count: bool) -> None:
     mirror, draft, plain = (seen.stats[method] for method in ("mirror", "draft", "plain"))
     tally = mirror.mirror
     summary = tally.summary()
     slots = " ".join(f"{slot}:{hits}/{n}" for slot, (hits, n) in summary["hits_by_slot"].items())
     rate = f"{tally.hits / tally.tried:.2f}" if tally.tried else "-"
     print(f"{name:22} {seen.equal}/{seen.n} equal  hit rate {rate}  by slot {slots}")
+    if seen.others and name == "all":
+        others = ", ".join(f"{other} {hits / tally.tried:.2f}" for other, hits in seen.others.items())
+        print(f"{'':22} other choices for these rounds: {others}")
+    if count:
+        return
     print(
         f"{'':22} measured: {plain.decode_s / mirror.decode_s:.2f} x plain, "
         f"draft model {plain.decode_s / draft.decode_s:.2f} x plain; "
@@ -81,25 +136,29 @@ def show(name: str, seen: Seen, devices: Devices | None) -> None:
 
 
 def kills(session: Session, request: Request, n: int) -> None:
-    """Kill the worker at random moments; the answer has to stay what it is."""
-    expected, events = answer(session, request, Stats())
-    rounds = sum(isinstance(event, Timed) for event in events)
+    """Kill the worker at random moments of an answer, whatever it is doing; the answer has to stay what it is."""
+    begun = perf_counter()
+    expected, _ = answer(session, request, Stats())
+    seconds = perf_counter() - begun
+    equal = 0
     for seed in range(n):
-        at, seen, tokens = random.Random(seed).randrange(1, max(rounds, 2)), 0, []
-        stats = Stats()
-        for event in session.generate([request]):
-            stats.add(event)
-            tokens += event.tokens if event.kind == "emitted" else ()
-            seen += isinstance(event, Timed)
-            if isinstance(event, Timed) and seen == at and session.worker is not None:
-                os.kill(session.worker.pid, signal.SIGKILL)
-        mirror = stats.mirror
-        print(
-            f"killed after round {at}: equal {tokens == expected}, {mirror.in_place} rounds in place: {mirror.why}"
-        )
-        session.drafter(session.sampler())  # starts another worker
         assert session.worker is not None
+        at, stats = random.Random(seed).uniform(0, seconds), Stats()
+        killer = Timer(at, os.kill, (session.worker.pid, signal.SIGKILL))
+        killer.start()
+        tokens, _ = answer(session, request, stats)
+        mirror, died = stats.mirror, session.worker.gone is not None
+        print(
+            f"killed after {at / seconds:.0%} of an answer: equal {tokens == expected}, {len(tokens)} tokens, "
+            f"{mirror.in_place} of {mirror.rounds} rounds in place{'' if died else ', seen after its end'}"
+        )
+        equal += tokens == expected
+        killer.join()
+        while session.worker.ready:  # until it is known to be dead
+            sleep(0.01)
+        session.drafter(session.sampler())  # starts another worker
         session.worker.started()
+    print(f"{equal} of {n} answers equal")
 
 
 def main() -> None:
@@ -115,7 +174,10 @@ def main() -> None:
     parser.add_argument("--branches", type=int, default=8)
     parser.add_argument("--draft-tokens", type=int, default=4)
     parser.add_argument("--devices", type=Path)
+    parser.add_argument("--streams", help="`shipped`, or a folder of `specctl train streams`")
+    parser.add_argument("--trust", type=float, default=0.05)
     parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--count", action="store_true", help="hit rates only")
     args = parser.parse_args()
 
     settings: dict[str, Any] = {
@@ -123,10 +185,14 @@ def main() -> None:
         "overlap": "worker" if args.kills else args.overlap,
         "exit": args.exit,
         "candidates": args.candidates,
+        "trust": args.trust,
         "branches": args.branches,
         "draft_tokens": args.draft_tokens,
     }
-    profile = override.merge(read.load("mirror"), {"pair": args.pair, "drafter": settings})
+    wished: dict[str, Any] = {"pair": args.pair, "drafter": settings}
+    if args.streams:
+        wished["draft"] = {"streams": args.streams}
+    profile = override.merge(read.load("mirror"), wished)
     pair = fetch.resolve(args.pair)
     folder, draft = fetch.find(pair.target), fetch.find(pair.draft) if pair.draft else None
     assert folder is not None, f"run `specctl pull {args.pair}` first"
@@ -140,6 +206,11 @@ def main() -> None:
         "draft": replace(session, profile=override.merge(profile, {"drafter": drafting}), worker=None),
     }
     devices = Devices.from_table(yaml.safe_load(args.devices.read_text())) if args.devices else None
+    if devices is not None and session.draft is not None and session.draft.streams is not None:
+        devices = replace(devices, draft=replace(devices.draft, streams=len(session.draft.streams)))
+    choices = Choices()
+    if session.worker is None:
+        writer.choose = choices
     found: dict[str, Seen] = defaultdict(Seen)
     total = Seen()
     for entry in gather.entries(args.questions):
@@ -153,16 +224,19 @@ def main() -> None:
         plain, _ = answer(others["plain"], request, Stats())  # and everything is warm
         for one in (seen, total):
             one.n += 1
-        for name, other in (*others.items(), ("mirror", session)):
+        for name, other in (("mirror", session),) if args.count else (*others.items(), ("mirror", session)):
+            choices.made.clear()
             tokens, events = answer(other, request, seen.stats[name])
             for event in events:
                 total.stats[name].add(event)
+        more = choices.hits(events)
         for one in (seen, total):
             one.equal += tokens == plain
             one.recordings.append(events)
+            one.others.update(more)
     for name, seen in [*found.items(), ("all", total)]:
         if seen.n:
-            show(name, seen, devices)
+            show(name, seen, devices, args.count)
 
 
 if __name__ == "__main__":

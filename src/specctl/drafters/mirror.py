@@ -24,9 +24,6 @@ from specctl.mirror.writer import Writer
 from specctl.models.cache import SlotCache
 from specctl.profile.drafters import MirrorParams
 
-TRUST = 0.1
-"""Weight of the exit's guesses beside the draft's own: untrained, an exit below the top is often surely wrong."""
-
 
 class Mirror:
     """Drafts ahead; a draft that was made ahead is the one that would have been made now.
@@ -41,7 +38,7 @@ class Mirror:
         assert parts.draft is not None
         self._params, self._target, self._sampler = params, parts.target, parts.sampler
         depth = _depth(params, parts)
-        trust = TRUST if depth < parts.target.n_layers else 1.0
+        trust = params.trust if depth < parts.target.n_layers else 1.0
         plan = Plan(params.candidates, params.branches, params.draft_tokens, trust)
         self._writer = Writer(parts.draft, parts.target.vocab_size, _sampler(params, parts), parts.eos, plan)
         self._site = _site(params, parts, self._writer, plan)
