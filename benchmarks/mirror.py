@@ -7,9 +7,9 @@
     python benchmarks/mirror.py QUESTIONS --kills 20
 
 Every prompt is answered by plain decoding, by the draft model and by Mirror in turns, greedily. With overlap `none`
-(the default) seconds of two devices are modelled: as fast as this one, or as a YAML table says; and it is counted what
-other weights of the exit, and fewer branches, would have hit: hits change nothing of what is drafted. `--count` leaves
-out the draft model and all times.
+(the default) seconds of two devices are modelled: as fast as this one, or as a YAML table says; and what other
+weights of the exit, and fewer branches, would have hit is counted: hits change nothing of what is drafted.
+`--count` leaves out the draft model and all times.
 """
 
 from __future__ import annotations

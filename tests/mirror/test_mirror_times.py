@@ -59,7 +59,7 @@ def test_the_modelled_round_hides_the_shorter_of_branches_and_upper_layers() -> 
 
 def test_events_come_back_from_a_recording() -> None:
     for event in (
-        Branched(0, 1, 2, ((1, 7), (0, 2)), True),
+        Branched(0, 1, 2, ((1, 7), (0, 2)), True, (" a", " b")),
         Mirrored(1, 2, 0.1, 0.2, 0.3, 0.0, None, "late"),
     ):
         data = to_json(event)

@@ -92,7 +92,17 @@ def round_lines(one: Round, width: int, rows: int = 1) -> list[Content]:
                 cells = [chance(value).ljust(item[1]) for value, item in zip(values, items, strict=True)]
                 drawn.append(_line(label, [(" ".join(cells), QUIET)], "", room))
     if one.mark:
-        drawn.append(_line("", [(f"↳ {safe_line(one.mark)}", QUIET)], "", room))
+        drawn.append(_line("", [(f"↳ {safe_line(one.mark)}", QUIET), *_ready(one)], "", room))
+    return drawn
+
+
+def _ready(one: Round) -> list[Chip]:
+    """The verdicts that were prepared for, as far as there is room: tokens accepted, and the one behind them. First
+    and in its own style the one that came."""
+    came = (one.accepted, one.bonus)
+    drawn: list[Chip] = []
+    for n, piece in sorted(one.ready, key=lambda verdict: verdict != came):
+        drawn += [(f"  {n} ", QUIET), chip(piece, BONUS if (n, piece) == came else QUIET)]
     return drawn
 
 
