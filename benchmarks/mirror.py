@@ -3,7 +3,7 @@
     python benchmarks/mirror.py QUESTIONS --pair qwen2.5-coder-1.5b --per-category 1 --branches 20 --count
     python benchmarks/mirror.py QUESTIONS --pair qwen2.5-coder-1.5b --per-category 2
     python benchmarks/mirror.py QUESTIONS --overlap worker
-    python benchmarks/mirror.py QUESTIONS --devices devices.yaml
+    python benchmarks/mirror.py QUESTIONS --count --devices a.yaml --devices b.yaml
     python benchmarks/mirror.py QUESTIONS --kills 20
 
 Every prompt is answered by plain decoding, by the draft model and by Mirror in turns, greedily. With overlap `none`
@@ -18,6 +18,7 @@ import argparse
 import os
 import random
 import signal
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -102,7 +103,7 @@ def answer(session: Session, request: Request, stats: Stats) -> tuple[list[int],
     return tokens, events
 
 
-def show(name: str, seen: Seen, devices: Devices | None, count: bool) -> None:
+def show(name: str, seen: Seen, tables: dict[str, Devices], count: bool) -> None:
     mirror, draft, plain = (seen.stats[method] for method in ("mirror", "draft", "plain"))
     tally = mirror.mirror
     summary = tally.summary()
@@ -112,6 +113,15 @@ def show(name: str, seen: Seen, devices: Devices | None, count: bool) -> None:
     if seen.others and name == "all":
         others = ", ".join(f"{other} {hits / tally.tried:.2f}" for other, hits in seen.others.items())
         print(f"{'':22} other choices for these rounds: {others}")
+    for table, devices in tables.items():
+        found = [predict(recorded(events), devices) for events in seen.recordings]
+        plain_s, draft_s, mirror_s = (
+            sum(getattr(one, what) for one in found) for what in ("plain", "draft_model", "mirror")
+        )
+        print(
+            f"{'':22} modelled, {table}: {plain_s / mirror_s:.2f} x plain, "
+            f"{draft_s / mirror_s:.2f} x the draft model"
+        )
     if count:
         return
     print(
@@ -123,15 +133,6 @@ def show(name: str, seen: Seen, devices: Devices | None, count: bool) -> None:
         print(
             f"{'':22} modelled, two devices like this one: {plain.decode_s / tally.modelled_s:.2f} x plain, "
             f"{draft.decode_s / tally.modelled_s:.2f} x the draft model"
-        )
-    if devices is not None:
-        found = [predict(recorded(events), devices) for events in seen.recordings]
-        plain_s, draft_s, mirror_s = (
-            sum(getattr(one, what) for one in found) for what in ("plain", "draft_model", "mirror")
-        )
-        print(
-            f"{'':22} modelled, devices of the table: {plain_s / mirror_s:.2f} x plain, "
-            f"{draft_s / mirror_s:.2f} x the draft model"
         )
 
 
@@ -173,7 +174,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=4)
     parser.add_argument("--branches", type=int, default=8)
     parser.add_argument("--draft-tokens", type=int, default=4)
-    parser.add_argument("--devices", type=Path)
+    parser.add_argument("--devices", type=Path, action="append", default=[])
     parser.add_argument("--streams", help="`shipped`, or a folder of `specctl train streams`")
     parser.add_argument("--trust", type=float, default=0.05)
     parser.add_argument("--kills", type=int, default=0)
@@ -205,9 +206,10 @@ def main() -> None:
         ),
         "draft": replace(session, profile=override.merge(profile, {"drafter": drafting}), worker=None),
     }
-    devices = Devices.from_table(yaml.safe_load(args.devices.read_text())) if args.devices else None
-    if devices is not None and session.draft is not None and session.draft.streams is not None:
-        devices = replace(devices, draft=replace(devices.draft, streams=len(session.draft.streams)))
+    tables = {path.stem: Devices.from_table(yaml.safe_load(path.read_text())) for path in args.devices}
+    if session.draft is not None and session.draft.streams is not None:
+        said = len(session.draft.streams)
+        tables = {name: replace(one, draft=replace(one.draft, streams=said)) for name, one in tables.items()}
     choices = Choices()
     if session.worker is None:
         writer.choose = choices
@@ -234,9 +236,10 @@ def main() -> None:
             one.equal += tokens == plain
             one.recordings.append(events)
             one.others.update(more)
+        print(f"{total.n} answered", file=sys.stderr)
     for name, seen in [*found.items(), ("all", total)]:
         if seen.n:
-            show(name, seen, devices, args.count)
+            show(name, seen, tables, args.count)
 
 
 if __name__ == "__main__":

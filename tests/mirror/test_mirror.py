@@ -190,6 +190,22 @@ def test_trust_of_one_is_the_exit_alone_and_of_none_the_draft_alone() -> None:
     assert deeper == keys[0.0], "where the exit is does not matter then"
 
 
+@pytest.mark.parametrize(("trust", "asked"), [(0.0, False), (0.05, True)])
+def test_an_exit_nobody_trusts_is_not_read_out(
+    trust: float, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[int] = []
+    right = LM.segment
+
+    def segment(self: LM, cache: SlotCache, inputs: Any, rows: range, start: int, *rest: Any) -> torch.Tensor:
+        starts.append(start)
+        return right(self, cache, inputs, rows, start, *rest)
+
+    monkeypatch.setattr(LM, "segment", segment)
+    run(shared_lm(), mirror(trust=trust), ask(1))
+    assert (N_LAYERS in starts) is asked
+
+
 # Streams ---------------------------------------------------------------------------------------------------------
 
 

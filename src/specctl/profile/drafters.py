@@ -223,7 +223,8 @@ class MirrorParams(Method):
         default=0.05,
         ge=0,
         le=1,
-        description="weight of what the target says half-way, beside the draft's own second choices; 1: it alone",
+        description="weight of what the target says half-way beside the draft's own second choices; 0: it is not "
+        "asked; 1: it alone",
     )
     branches: int = Field(default=8, ge=1, le=64, description="most verdicts prepared for in a round, a row")
     overlap: Literal["none", "thread", "worker"] = Field(
