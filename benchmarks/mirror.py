@@ -31,7 +31,7 @@ import yaml
 
 from specctl.decode.draft import Key, Request
 from specctl.decode.stats import Stats
-from specctl.events import Branched, Drafted, Event, Verified
+from specctl.events import Branched, Drafted, Event, Mirrored, Verified
 from specctl.mirror import writer
 from specctl.mirror.outcomes import Guess, choose
 from specctl.mirror.predict import Devices, predict, recorded
@@ -53,6 +53,10 @@ class Seen:
     others: Counter[str] = field(default_factory=Counter)
     equal: int = 0
     n: int = 0
+
+    @property
+    def mirrored(self) -> list[Mirrored]:
+        return [event for events in self.recordings for event in events if isinstance(event, Mirrored)]
 
 
 class Choices:
@@ -129,6 +133,14 @@ def show(name: str, seen: Seen, tables: dict[str, Devices], count: bool) -> None
         f"draft model {plain.decode_s / draft.decode_s:.2f} x plain; "
         f"branches hidden {tally.hidden or 0:.0%} ({summary['hidden_is']}); in place {tally.in_place} rounds"
     )
+    short = [one for one in seen.mirrored if 0 < one.ahead_s <= one.upper_s]
+    if short:
+        waited, ahead = (sum(getattr(one, what) for one in short) for what in ("waited_s", "ahead_s"))
+        hidden = 1.0 if tally.modelled_s else 1 - waited / ahead
+        print(
+            f"{'':22} branches no longer than the upper layers in {len(short)} of {len(seen.mirrored)} rounds, "
+            f"{hidden:.0%} of them hidden there"
+        )
     if tally.modelled_s:
         print(
             f"{'':22} modelled, two devices like this one: {plain.decode_s / tally.modelled_s:.2f} x plain, "
@@ -139,19 +151,25 @@ def show(name: str, seen: Seen, tables: dict[str, Devices], count: bool) -> None
 def kills(session: Session, request: Request, n: int) -> None:
     """Kill the worker at random moments of an answer, whatever it is doing; the answer has to stay what it is."""
     begun = perf_counter()
-    expected, _ = answer(session, request, Stats())
-    seconds = perf_counter() - begun
+    expected, events = answer(session, request, Stats())
+    rounds = sum(isinstance(event, Drafted) for event in events)
+    round_s = (perf_counter() - begun) / rounds
     equal = 0
     for seed in range(n):
         assert session.worker is not None
-        at, stats = random.Random(seed).uniform(0, seconds), Stats()
-        killer = Timer(at, os.kill, (session.worker.pid, signal.SIGKILL))
-        killer.start()
-        tokens, _ = answer(session, request, stats)
-        mirror, died = stats.mirror, session.worker.gone is not None
+        luck = random.Random(seed)
+        at, stats = luck.randrange(1, rounds), Stats()
+        tokens: list[int] = []
+        killer = Timer(luck.uniform(0, round_s), os.kill, (session.worker.pid, signal.SIGKILL))
+        for event in session.generate([request]):
+            stats.add(event)
+            tokens += event.tokens if event.kind == "emitted" else ()
+            if isinstance(event, Drafted) and event.round == at:
+                killer.start()
+        seen = "" if session.worker.gone else ", seen after its end"
         print(
-            f"killed after {at / seconds:.0%} of an answer: equal {tokens == expected}, {len(tokens)} tokens, "
-            f"{mirror.in_place} of {mirror.rounds} rounds in place{'' if died else ', seen after its end'}"
+            f"killed {1e3 * killer.interval:.0f} ms into round {at}: equal {tokens == expected}, "
+            f"{stats.mirror.in_place} of {stats.mirror.rounds} rounds in place{seen}"
         )
         equal += tokens == expected
         killer.join()
