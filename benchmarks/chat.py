@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
+from tempfile import TemporaryDirectory
 from time import perf_counter, thread_time
 from typing import Any
 
@@ -37,7 +38,7 @@ from specctl.tui.prompt import Prompt
 PROMPT = "Explain how rain forms, in two paragraphs."
 SIZE = (120, 36)
 TOKENS = int(os.environ.get("SPECCTL_BENCH_TOKENS", "50000"))
-ROUNDS = int(os.environ.get("SPECCTL_BENCH_ROUNDS", "16"))  # an update; 15 updates/s: 720 tokens/s
+ROUNDS = (1, 16)  # an update, of 3 tokens each: at 15 updates/s 45 tokens/s, as on a small machine, and 720
 TURNS = int(os.environ.get("SPECCTL_BENCH_TURNS", "5"))
 
 
@@ -162,12 +163,14 @@ def scripted(rounds: int) -> Iterator[list[Event]]:
         ]
 
 
-async def drawn(tokens: int, answers: int) -> tuple[list[float], list[float], float]:
-    """Milliseconds of each update (events taken in, screen drawn), the loop's CPU share, megabytes gained."""
+async def drawn(tokens: int, answers: int, rounds: int, path: Path) -> tuple[list[float], list[float], float]:
+    """Milliseconds of each update (events taken in, screen drawn) of so many rounds, the loop's CPU share,
+    megabytes gained. The chat is kept at `path`.
+    """
     engine: Any = Nobody()
     gc.collect()
     gc.freeze()  # as the chat does once models are loaded
-    screen = ChatScreen(engine, read.load("default"), None)
+    screen = ChatScreen(engine, read.load("default"), path)
     taken: list[float] = []
     computed: list[float] = []
     async with Workbench(lambda: screen, ChatConfig()).run_test(size=SIZE):
@@ -179,7 +182,7 @@ async def drawn(tokens: int, answers: int) -> tuple[list[float], list[float], fl
             screen._inbox.append(Started(0, "", "", "", None, "", "", "", "greedy", True, 0, 1))
             for at, batch in enumerate(scripted(tokens // answers // 3)):
                 screen._inbox.extend(batch)
-                if at % ROUNDS:
+                if at % rounds:
                     continue
                 if len(taken) == 20:  # what every chat of some length has
                     before = resident()
@@ -205,13 +208,20 @@ def part(values: Sequence[float], tenth: int) -> float:
 
 
 def updates() -> None:
-    for answers in (1, max(TOKENS // 250, 2)):
-        taken, computed, grown = asyncio.run(drawn(TOKENS, answers))
+    few, many = ROUNDS
+    for tokens, answers, rounds in (
+        (TOKENS // 10, 1, few),
+        (TOKENS, 1, many),
+        (TOKENS, max(TOKENS // 250, 2), many),
+    ):
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "chat.jsonl"
+            taken, computed, grown = asyncio.run(drawn(tokens, answers, rounds, path))
         print(
-            f"{TOKENS:,} tokens in {answers} answers, {len(taken):,} updates of {3 * ROUNDS} tokens: median "
+            f"{tokens:,} tokens in {answers} answers, {len(taken):,} updates of {3 * rounds} tokens: median "
             f"{median(computed):.1f} ms of CPU an update (first tenth {part(computed, 0):.1f}, last "
             f"{part(computed, 9):.1f}), 95th percentile {quantiles(computed, n=20)[-1]:.1f} ms, "
-            f"{1000 * sum(computed) / TOKENS:.0f} µs a token; median {median(taken):.1f} ms until the screen "
+            f"{1000 * sum(computed) / tokens:.0f} µs a token; median {median(taken):.1f} ms until the screen "
             f"has it, which waits for its next 60th of a second; resident memory {grown:+.1f} MB"
         )
 

@@ -36,6 +36,7 @@ from specctl.mirror import writer
 from specctl.mirror.outcomes import Guess, choose
 from specctl.mirror.predict import Devices, predict, recorded
 from specctl.profile import override, read
+from specctl.profile.schema import effective
 from specctl.session import Session, open_session
 from specctl.store import fetch
 from specctl.trim import gather
@@ -208,10 +209,10 @@ def main() -> None:
         "branches": args.branches,
         "draft_tokens": args.draft_tokens,
     }
-    wished: dict[str, Any] = {"pair": args.pair, "drafter": settings}
+    profile = override.merge(read.load("mirror"), {"pair": args.pair, "drafter": settings})
+    plainly = profile
     if args.streams:
-        wished["draft"] = {"streams": args.streams}
-    profile = override.merge(read.load("mirror"), wished)
+        profile = override.recorded({**effective(profile), "draft": {"streams": args.streams}}, "mirror")
     pair = fetch.resolve(args.pair)
     folder, draft = fetch.find(pair.target), fetch.find(pair.draft) if pair.draft else None
     assert folder is not None, f"run `specctl pull {args.pair}` first"
@@ -220,7 +221,7 @@ def main() -> None:
     drafting = {"method": "mirror", "candidates": 0, "draft_tokens": args.draft_tokens}
     others = {
         "plain": replace(
-            session, profile=override.merge(profile, {"drafter": {"method": "none"}}), worker=None
+            session, profile=override.merge(plainly, {"drafter": {"method": "none"}}), worker=None
         ),
         "draft": replace(session, profile=override.merge(profile, {"drafter": drafting}), worker=None),
     }
@@ -249,7 +250,7 @@ def main() -> None:
             tokens, events = answer(other, request, seen.stats[name])
             for event in events:
                 total.stats[name].add(event)
-        more = choices.hits(events)
+        more = choices.hits(events) if session.worker is None else Counter[str]()
         for one in (seen, total):
             one.equal += tokens == plain
             one.recordings.append(events)

@@ -7,7 +7,7 @@ them in. `row` is the request's index in the call, `round` counts from 1, `t_ns`
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, get_args
 
 SCHEMA = 1
@@ -166,25 +166,27 @@ class Finished:
 
 Event = Started | Prefilled | Drafted | Verified | Emitted | Branched | Mirrored | Timed | Finished
 _BY_KIND: dict[str, type] = {cls.kind: cls for cls in get_args(Event)}
+_FIELDS: dict[type, list[str]] = {cls: [one.name for one in fields(cls)] for cls in get_args(Event)}
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    return {"event": event.kind, **asdict(event)}
+    """Its values by name; none of them is a copy."""
+    return {"event": event.kind, **{name: getattr(event, name) for name in _FIELDS[type(event)]}}
 
 
 def from_json(data: dict[str, Any]) -> Event:
     """The inverse of `to_json`. Raises ValueError for anything that is not a recorded event."""
-    fields = dict(data)
-    cls = _BY_KIND.get(fields.pop("event", ""))
+    values = dict(data)
+    cls = _BY_KIND.get(values.pop("event", ""))
     if cls is None:
         raise ValueError(f"not an event: {data.get('event')!r}")
     for name in ("tokens", "prompt", "pieces", "p", "q"):
-        if name in fields:
-            fields[name] = tuple(fields[name])
-    if "keys" in fields:
-        fields["keys"] = tuple(tuple(key) for key in fields["keys"])
+        if name in values:
+            values[name] = tuple(values[name])
+    if "keys" in values:
+        values["keys"] = tuple(tuple(key) for key in values["keys"])
     try:
-        event: Event = cls(**fields)
+        event: Event = cls(**values)
     except TypeError as error:
         raise ValueError(f"malformed `{data['event']}` event: {error}") from None
     return event

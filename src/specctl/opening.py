@@ -86,7 +86,9 @@ def open_worker(profile: Profile, target: LM, folder: Path, name: str | None) ->
 
 
 def _open_adapter(params: KangarooParams, target: LM) -> tuple[LM, str | None]:
-    folder = Path(params.adapter) if params.adapter else adapters.shipped(target)
+    folder = (
+        Path(params.adapter) if params.adapter else adapters.shipped(target, copied=params.copy_ is not None)
+    )
     lm = adapters.readout(target, *adapters.read(folder, target))
     if params.copy_ is None:
         return cheap.packed(lm), None

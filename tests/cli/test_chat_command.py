@@ -119,3 +119,40 @@ def test_a_crash_leaves_the_terminal_and_one_line(home: Path) -> None:
     assert "this is a bug in specctl: ZeroDivisionError: planted" in screen.after
     assert "in a variable" not in screen.after
     assert "Traceback" not in screen.after
+
+
+STUCK = """
+import os, sys
+from specctl.cli.main import main
+from specctl.tui.replay import ReplayScreen
+async def action_play(self):
+    writer = self.app._driver._writer_thread
+    writer._file, writer.run = None, None  # it dies, as it does of a terminal that is gone
+    os.write(2, b"stuck")
+    while True:
+        writer.write("x")
+ReplayScreen.action_play = action_play
+sys.exit(main(["chat", "--demo"]))
+"""
+
+
+def test_it_ends_with_its_terminal_even_while_it_waits_to_write_there(home: Path) -> None:
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], stdin=side, stdout=side, stderr=side, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        env={**os.environ, "TERM": "xterm-256color", "TEXTUAL_ANIMATIONS": "none"},
+    )  # fmt: skip
+    os.close(side)
+    written = b""
+    while b"smollm2-135m" not in written:
+        written += os.read(main, 65536)
+    os.write(main, b" ")
+    while b"stuck" not in written:
+        written += os.read(main, 65536)
+    os.close(main)
+    try:
+        assert process.wait(timeout=60) == 128 + signal.SIGHUP
+    finally:
+        process.kill()

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fakes import Spy, ask, flat_costs, noisy_lm, plain_tokens, prompts, run, shared_lm, tiny_lm, tiny_module
+from specctl import paths
 from specctl.decode.draft import Parts, Row, Scored
 from specctl.decode.sampling import Law, Sampler
 from specctl.decode.target import Target
@@ -24,7 +25,7 @@ from specctl.models.adapter import Adapter, Shape
 from specctl.models.cheap import cheapened
 from specctl.models.costs import Costs
 from specctl.models.lm import LM
-from specctl.models.quantize.int4 import Int4Linear
+from specctl.models.quantize.scheme import BufferedLinear
 from specctl.profile.drafters import KangarooParams
 
 HOT = Law(temperature=1.0)
@@ -218,7 +219,7 @@ def test_a_quantised_copy_shares_nothing_that_is_quantised() -> None:
     before = {name: tensor.clone() for name, tensor in lm.module.state_dict().items()}
     draft, _ = cheapened(replace(adapters.readout(lm, adapter), twin=True), "int4")
     assert (draft.reads, draft.twin, draft.n_layers, draft.row_floor) == (2, True, 3, 1)
-    assert any(isinstance(one, Int4Linear) for one in draft.module.modules())
+    assert any(isinstance(one, BufferedLinear) for one in draft.module.modules())
     asked = ask(3)
     tokens, _, _ = run(lm, drafter(lm, copied=draft, rests=True), asked, batch_size=1)
     assert tokens == run(lm, None, asked)[0]
@@ -366,7 +367,17 @@ def test_exits_outside_the_model_are_refused() -> None:
 
 def test_none_is_shipped_for_unknown_weights() -> None:
     with pytest.raises(MissingError, match="is shipped"):
-        adapters.shipped(shared_lm())
+        adapters.shipped(shared_lm(), copied=False)
+
+
+def test_a_copy_gets_the_adapter_behind_more_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = shared_lm()
+    for depth in (1, 3):
+        made = Adapter(lm, Shape(depth, "layer"))
+        card = {"depth": depth}
+        adapters.write(tmp_path / f"kangaroo/at-{depth}", lm, made.state_dict(), made.shape, None, card)
+    monkeypatch.setattr(paths, "shipped_weights_dir", lambda: tmp_path)
+    assert [adapters.shipped(lm, copied=copied).name for copied in (False, True)] == ["at-1", "at-3"]
 
 
 def test_prompts_of_one_token() -> None:

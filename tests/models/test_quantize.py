@@ -9,13 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from fakes import tiny_module
+from specctl.models.kernels.library import library
 from specctl.models.quantize import Maker, replaced, widened
-from specctl.models.quantize.int4 import GROUP, Int4Linear
+from specctl.models.quantize.forms import form_of
+from specctl.models.quantize.int4 import Int4Linear
+from specctl.models.quantize.int4_dot import Int4Dot
 from specctl.models.quantize.int8 import Int8Linear
 from specctl.models.quantize.packed import PackedLinear
-from specctl.models.quantize.scheme import CheapLinear
+from specctl.models.quantize.scheme import GROUP, CheapLinear
 
-FORMS: list[type[CheapLinear]] = [Int8Linear, Int4Linear, PackedLinear]
+INT4: list[type[CheapLinear]] = [Int4Linear] if library() is None else [Int4Linear, Int4Dot]
+FORMS: list[type[CheapLinear]] = [Int8Linear, *INT4, PackedLinear]
+CPU = torch.device("cpu")
 
 
 def weight(rows: int = 48, columns: int = 64, seed: int = 0) -> Tensor:
@@ -34,7 +39,7 @@ def step(form: type[CheapLinear], wide: Tensor) -> Tensor:
     return torch.zeros_like(wide)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [Int8Linear, Int4Linear, PackedLinear])
 def test_a_weight_moves_by_half_a_level_at_most(form: type[CheapLinear]) -> None:
     """Scale and zero are rounded to bf16: 1/256 of the largest value on top."""
     given = weight()
@@ -65,7 +70,7 @@ def test_the_product_is_that_of_the_dense_weight(
     assert torch.allclose(layer(x).float(), layer.wide()(x.float()), rtol=0.02, atol=0.1)
 
 
-@pytest.mark.parametrize("form", [Int8Linear, Int4Linear])
+@pytest.mark.parametrize("form", [Int8Linear, *INT4])
 def test_zeros_stay_zeros(form: type[CheapLinear]) -> None:
     assert float(form(torch.zeros(16, 64, dtype=torch.bfloat16), None).dense().abs().max()) == 0
 
@@ -91,7 +96,7 @@ def test_the_head_is_quantised_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -
 def test_what_the_operators_do_not_take_stays_and_is_said(given: Tensor, why: str) -> None:
     make = Maker("int4")
     assert type(make(given, None)) is nn.Linear, why
-    assert isinstance(make(weight(), None), Int4Linear)
+    assert isinstance(make(weight(), None), form_of("int4", CPU))
     shape = f"{given.shape[0]}x{given.shape[1]}"
     assert make.note is not None
     assert make.note.startswith("1 of 2 layers of the draft are not in `int4`: ")
@@ -115,7 +120,7 @@ def test_a_replaced_module_shares_all_but_its_linear_layers(tied: bool) -> None:
     other: Any = replaced(module, Maker("int4"))
     assert other.model.embed_tokens.weight is module.model.embed_tokens.weight
     assert other.model.norm.weight is module.model.norm.weight
-    assert isinstance(other.lm_head, Int4Linear)
+    assert isinstance(other.lm_head, form_of("int4", CPU))
     assert not any(type(one) is nn.Linear for one in other.modules())
     after = module.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -17,7 +17,7 @@ from specctl.errors import MachineError, MissingError, ModelFileError
 from specctl.models import cheap, saving, trimmed
 from specctl.models.lm import LM
 from specctl.models.quantize import SCHEMES, Scheme, stored
-from specctl.models.quantize.int4 import Int4Linear
+from specctl.models.quantize.forms import form_of
 from specctl.store import inventory, quantized
 from specctl.store.safetensors_screen import read_header
 
@@ -71,7 +71,7 @@ def test_nothing_is_quantised_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("it was made")
 
-    monkeypatch.setattr(Int4Linear, "__init__", refuse)
+    monkeypatch.setattr(form_of("int4", torch.device("cpu")), "__init__", refuse)
     cheap.cheapened(lm, "int4", found)
 
 
@@ -114,10 +114,11 @@ def other_torch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def other_cpu(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that wants its blocks the other way round."""
-    from specctl.models.quantize import int4
+    from specctl.models.quantize import int4, int4_dot
 
-    pack = int4._pack
+    pack, packed = int4._pack, int4_dot._packed
     monkeypatch.setattr(int4, "_pack", lambda levels: pack(levels).flip(0))
+    monkeypatch.setattr(int4_dot, "_packed", lambda *given: packed(*given).flip(0))
 
 
 def other_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -437,9 +437,10 @@ def test_prompts_are_remembered_in_the_next_chat(tmp_path: Path) -> None:
     assert history.path().stat().st_mode & 0o777 == 0o600
 
 
-def test_a_resumed_chat_shows_its_last_rounds_and_a_wider_terminal_its_panes() -> None:
+def test_a_resumed_chat_shows_its_last_rounds_and_a_wider_terminal_has_panes() -> None:
     async def scene(pilot: Any, screen: ChatScreen) -> None:
         assert "╭─ Draft" not in shown(pilot.app)
+        assert "3/5 accepted" in shown(pilot.app)
         await pilot.resize_terminal(120, 36)
         await pilot.pause()
 

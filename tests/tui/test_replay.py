@@ -63,7 +63,7 @@ def test_the_keys_are_the_replays_however_long_the_answer() -> None:
     back = play(found, "pageup", "left", "up")
     assert "round 30" in back
     assert "2×" in back
-    assert "Round back" in back
+    assert "← Back" in back
 
 
 def test_true_speed_is_the_runs_own_clock() -> None:
@@ -80,6 +80,9 @@ def test_the_demo_is_drawn_at_every_size(size: tuple[int, int], theme: str) -> N
     text = play(recording.read(demo_path()), "pageup", size=size, theme=theme)
     assert "specctl" in text
     assert max(map(len, text.splitlines())) <= size[0]
+    assert size[0] < 80 or all(word in text for word in ("Slower", "esc Leave", "^q Quit")), (
+        "no key is cut off"
+    )
 
 
 def test_no_text_commands_the_terminal() -> None:

@@ -33,8 +33,8 @@ class Round:
 class TracedDrafter:
     """Stands for a model that drafts: right for as long as the trace is, then wrong.
 
-    What a model says once it has left the track, and how sure it is then, was not recorded. It is taken to go on as
-    often as it does on average, which bears on the time only.
+    What a model says once it has left the track, and how sure it is then, was not recorded. It is taken to be as
+    sure as on average, which bears on the time only.
     """
 
     needs: frozenset[int] = frozenset()
@@ -43,9 +43,7 @@ class TracedDrafter:
         self._trace, self._eos = trace, eos
         self._most: int = params.most
         self._least: float = params.min_confidence or 0.0
-        sure = [confidence >= self._least for confidence in trace.confidence]
-        unsure = 1 - sum(sure) / max(len(sure), 1)
-        self._strays = round(1 / unsure) - 1 if unsure else self._most
+        self._usual = sum(trace.confidence) / max(len(trace.confidence), 1)
         self._read: int | None = None if params.method == "self" else 0  # None: the target reads for it
         self.steps: tuple[int, ...] = ()
 
@@ -73,17 +71,26 @@ class TracedDrafter:
 
     def _tokens(self, at: int, most: int) -> list[int]:
         tokens: list[int] = []
+        reach = 1.0
         for place in range(at, min(at + most, len(self._trace.proposed))):
             token = self._trace.proposed[place]
             if token is None:
                 return tokens
             tokens.append(token)
-            unsure = self._trace.confidence[place] < self._least
-            if unsure or token in self._eos:
+            reach *= self._trace.confidence[place]
+            if reach < self._least or token in self._eos:
                 return tokens
             if not self._trace.right(place):
-                return tokens + [-1] * min(self._strays, most - len(tokens))
+                return tokens + [-1] * self._strays(reach, most - len(tokens))
         return tokens
+
+    def _strays(self, reach: float, room: int) -> int:
+        """Tokens it goes on for off the track."""
+        strays = 0
+        while strays < room and reach >= self._least:
+            reach *= self._usual
+            strays += 1
+        return strays
 
 
 def build(params: Any, parts: Parts, trace: Trace | None) -> tuple[Drafter, Callable[[], tuple[int, ...]]]:

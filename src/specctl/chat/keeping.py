@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,10 @@ class Keeper:
         self._begun = False
 
 
-def whole(talked: Conversation, profile: Profile) -> list[dict[str, Any]]:
+def whole(talked: Conversation, profile: Profile) -> Iterator[dict[str, Any]]:
     """A conversation as the lines of a file."""
-    lines = [recording.header(effective(profile), profile.name), {"system": talked.system}]
+    yield recording.header(effective(profile), profile.name)
+    yield {"system": talked.system}
     for one in talked.exchanges:
-        lines += recording.exchange_lines(one)
-    return [*lines, {"left_out": talked.left_out}]
+        yield from recording.exchange_lines(one)
+    yield {"left_out": talked.left_out}

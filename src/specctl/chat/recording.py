@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from specctl.events import Drafted, Event, Started, Verified, from_json, to_json
 SCHEMA = 1
 MAX_BYTES = 500_000_000
 _MOST_DRAFTED = 100_000
+_JSON = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(slots=True)
@@ -63,17 +64,20 @@ def header(profile: dict[str, Any], name: str) -> dict[str, Any]:
     return {"chat": SCHEMA, "profile": name, "settings": profile}
 
 
-def exchange_lines(exchange: Exchange) -> list[dict[str, Any]]:
-    return [{"user": exchange.user}, *map(to_json, exchange.events)]
+def exchange_lines(exchange: Exchange) -> Iterator[dict[str, Any]]:
+    yield {"user": exchange.user}
+    yield from map(to_json, exchange.events)
 
 
 def append(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    """Adds lines to a chat's file, for the user's eyes only. Raises MachineError."""
-    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    """Adds lines to a chat's file, for the user's eyes only. Raises MachineError.
+
+    They are not all in memory at once: a long answer's events would take tens of megabytes.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as file:
-            file.write(text.encode())
+            file.writelines(_JSON.encode(line).encode() + b"\n" for line in lines)
     except OSError as error:
         raise MachineError(f"cannot write `{path}`: {error.strerror or error}") from None
 

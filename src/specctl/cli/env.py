@@ -30,6 +30,7 @@ _VARIABLES = (
     "SPECCTL_DATA_DIR",
     "SPECCTL_CACHE_DIR",
     "SPECCTL_DEBUG",
+    "SPECCTL_KERNELS",
     "NO_COLOR",
     "FORCE_COLOR",
     "TERM",
@@ -85,6 +86,8 @@ def _compute() -> dict[str, Any]:
         import torch
     except ImportError as error:
         return {"torch": f"cannot be imported: {error}"}
+    from specctl.models.kernels import library
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpus": os.cpu_count(),
@@ -92,4 +95,7 @@ def _compute() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": ", ".join(gpus) or "none",
         "mps": torch.backends.mps.is_available(),
+        "int4_kernels": "own"
+        if library.library()
+        else f"torch's: {library.lacking() or 'ours do not compile'}",
     }

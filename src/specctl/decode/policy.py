@@ -137,10 +137,10 @@ def _rate(rows: Sequence[Situation], picked: Sequence[_Pick], costs: Costs) -> f
 
 
 def least_confidence(costs: Costs, keep: float = 0.8) -> float:
-    """A token less likely than this is not worth another step behind it: that step would take longer than its share
-    of a round's tokens does, for a model whose tokens are kept with probability `keep`.
+    """A draft that is less likely than this to be right so far is not worth another step behind it: that step would
+    take longer than its share of a round's tokens does, for a model whose tokens are kept with probability `keep`.
 
-    At least 1/2: models in few bits are surer than they should be (measured, docs/benchmarks.md).
+    At least 1/4: models in few bits are surer than they should be (measured, docs/benchmarks.md).
     """
     if costs.draft is None:
         return 0.0
@@ -149,4 +149,4 @@ def least_confidence(costs: Costs, keep: float = 0.8) -> float:
     rates = [(1 + more) / (target.seconds(k + 1) + k * draft) for k, more in enumerate(kept, start=1)]
     k = 1 + max(range(len(rates)), key=rates.__getitem__)
     step = draft + target.seconds(k + 1) - target.seconds(k)
-    return min(max(max(rates) * step, 0.5), 0.9)
+    return min(max(max(rates) * step, 0.25), 0.9)

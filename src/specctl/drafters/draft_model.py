@@ -73,6 +73,7 @@ class DraftModel:
         drafts: list[list[int]] = [[] for _ in rows]
         confidence: list[list[float]] = [[] for _ in rows]
         laws: list[Tensor] = []
+        reach = [1.0] * len(rows)  # that all of a row's draft is right, as far as the draft model can tell
         self._fed = 0
         unread: list[list[int]] = [[] for _ in rows]
         logits, states = self._catch_up(rows, active) if any(active) else (None, None)
@@ -89,7 +90,10 @@ class DraftModel:
                     # An unsure token stays in the draft: dropping it after a look would bias sampling.
                     drafts[b].append(token)
                     confidence[b].append(sure[b])
-                    active[b] = sure[b] >= self._least and token not in self._eos and len(drafts[b]) < room[b]
+                    reach[b] *= sure[b]
+                    active[b] = (
+                        reach[b] >= self._least and token not in self._eos and len(drafts[b]) < room[b]
+                    )
                 unread[b].append(token)
             logits, states = self._go_on(unread, states) if any(active) else (None, None)
         self._drafted = [len(tokens) for tokens in drafts]

@@ -122,9 +122,14 @@ def read(folder: Path, lm: LM) -> tuple[Adapter, Tensor | None]:
     return adapter.to(lm.device, lm.dtype).eval(), stored.kept
 
 
-def shipped(lm: LM) -> Path:
-    """The folder of the adapter that comes with specctl for these weights. Raises MissingError."""
-    return trained.shipped(KIND, lm)
+def shipped(lm: LM, *, copied: bool) -> Path:
+    """The folder of the adapter that comes with specctl for these weights. Raises MissingError.
+
+    Behind few layers to share them with the target; behind more for a copy in few bits, whose layers take next to
+    no time.
+    """
+    folders = trained.shipped(KIND, lm)
+    return (max if copied else min)(folders, key=lambda folder: int(trained.read_card(folder)["depth"]))
 
 
 def _base(lm: LM) -> Any:

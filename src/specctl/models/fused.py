@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from specctl.models.cache import SlotCache
+from specctl.models.kernels.stack import Stack
 
 MakeLinear = Callable[[Tensor, Tensor | None], nn.Module]
 """From weight and bias to the layer that stands for them."""
@@ -61,6 +62,11 @@ class FusedDecoder(nn.Module):
         self.layers = nn.ModuleList(_Layer(layer, module.config, make) for layer in base.layers)
         self.lm_head = make(module.lm_head.weight, module.lm_head.bias)
         self._reads_out = True
+        self._stack: Stack | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy may have other layers: it puts them together anew.
+        return {**self.__dict__, "_stack": None}
 
     def part(self, start: int, stop: int | None) -> FusedDecoder:
         """The layers from `start` up to `stop`, or to the end and through the head if None, as `views.segment`."""
@@ -100,6 +106,9 @@ class FusedDecoder(nn.Module):
             return x
         if position_ids is None:
             position_ids = torch.arange(x.shape[1], device=x.device)[None]
+        if cache is not None and (stack := self._in_one_call()) is not None:
+            seen = None if cache.window.sees_all else _full(attention_mask)
+            return stack(x, self.rotary_emb(x.float(), position_ids), seen, cache).to(x.dtype)
         mask = self._mask(attention_mask, cache, x.shape[1])
         cos, sin = self.rotary_emb(x, position_ids)
         half = sin.shape[-1] // 2
@@ -110,13 +119,19 @@ class FusedDecoder(nn.Module):
             x = layer(x, turn, mask, cache)
         return x
 
+    def _in_one_call(self) -> Stack | None:
+        """The layers for `models/kernels`, if their products are made for it."""
+        if self._stack is None and Stack.fits(self.layers):
+            self._stack = Stack(self.layers)
+        return self._stack
+
     def _mask(
         self, given: Tensor | dict[str, Tensor] | None, cache: SlotCache | None, q: int
     ) -> Tensor | None:
         """`[n, 1, group * q, width]` for the stacked queries; None where every query sees every slot."""
         if cache is not None and cache.window.sees_all:
             return None
-        mask = given["full_attention"] if isinstance(given, dict) else given
+        mask = _full(given)
         if mask is None:
             square = torch.full((q, q), float("-inf"), dtype=self.norm.weight.dtype)
             mask = square.triu_(1).to(self.norm.weight.device)[None, None]
@@ -164,6 +179,10 @@ class _Layer(nn.Module):
         stacked = query.reshape(len(x), self.n_kv, -1, self.head_dim)
         mixed = F.scaled_dot_product_attention(stacked, key, value, attn_mask=mask)
         return mixed.reshape(query.shape).transpose(1, 2).flatten(2)
+
+
+def _full(mask: Tensor | dict[str, Tensor] | None) -> Tensor | None:
+    return mask["full_attention"] if isinstance(mask, dict) else mask
 
 
 def _norm(x: Tensor, norm: Any) -> Tensor:

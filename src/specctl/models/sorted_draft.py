@@ -174,7 +174,7 @@ def read(folder: Path, base: LM) -> tuple[SortedDraft, Tensor | None]:
 
 def shipped(base: LM) -> Path:
     """The folder of the sorted draft that comes with specctl for these weights. Raises MissingError."""
-    return trained.shipped(KIND, base)
+    return trained.shipped(KIND, base)[0]
 
 
 def thresholds(folder: Path, shape: Shape, target: LM) -> tuple[float, ...]:

@@ -123,4 +123,4 @@ def read(folder: Path, lm: LM) -> Streams:
 def find(where: str, lm: LM) -> Streams:
     """Those in a folder, or with `shipped` those that come with specctl for these weights. Raises MissingError,
     ModelFileError."""
-    return read(trained.shipped(KIND, lm) if where == "shipped" else Path(where), lm)
+    return read(trained.shipped(KIND, lm)[0] if where == "shipped" else Path(where), lm)

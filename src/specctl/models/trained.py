@@ -124,12 +124,22 @@ def read(kind: Kind, folder: Path, base: LM) -> Stored:
     return Stored(tensors, facts.get("shape"), None if kept is None else kept.long())
 
 
-def shipped(kind: Kind, base: LM) -> Path:
-    """The folder of the weights that come with specctl for this model. Raises MissingError."""
+def shipped(kind: Kind, base: LM) -> list[Path]:
+    """The folders of the weights that come with specctl for this model, one at least. Raises MissingError."""
     mine = fingerprint(base)
-    for card in sorted(paths.shipped_weights_dir().glob(f"{kind.method}/*/{CARD}")):
-        if json.loads(card.read_text(encoding="utf-8"))["base"]["fingerprint"] == mine:
-            return card.parent
-    raise MissingError(
-        f"no {kind.noun} is shipped for `{base.name}`", hint=f"{kind.hint} and give it as `{kind.key}`"
-    )
+    found = [
+        card.parent
+        for card in sorted(paths.shipped_weights_dir().glob(f"{kind.method}/*/{CARD}"))
+        if read_card(card.parent)["base"]["fingerprint"] == mine
+    ]
+    if not found:
+        raise MissingError(
+            f"no {kind.noun} is shipped for `{base.name}`", hint=f"{kind.hint} and give it as `{kind.key}`"
+        )
+    return found
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What is told of shipped weights."""
+    card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    return card

@@ -77,7 +77,7 @@ class DraftModelParams(Method):
         default=None,
         ge=0,
         le=1,
-        description="stop drafting after a token the draft model finds less likely than this",
+        description="stop once the draft model finds its whole draft less likely than this to be right",
     )
 
 
@@ -93,7 +93,7 @@ class SelfParams(Method):
         default=None,
         ge=0,
         le=1,
-        description="stop drafting after a token the draft finds less likely than this",
+        description="stop once the draft finds all it has said less likely than this to be right",
     )
 
 

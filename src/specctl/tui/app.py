@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -50,6 +52,8 @@ class Workbench(App[None]):
             with suppress(NotImplementedError, AttributeError):  # not every system has them
                 number = getattr(signal, name)
                 loop.add_signal_handler(number, partial(self.exit, return_code=128 + number))
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, hung_up)  # the loop hears of it all the same
         driver = self._driver
         if driver is None or not driver.can_suspend or not hasattr(signal, "SIGCONT"):
             return
@@ -68,3 +72,9 @@ class Workbench(App[None]):
 
         signal.signal(signal.SIGTSTP, stopping)
         signal.signal(signal.SIGCONT, going_on)
+
+
+def hung_up(*args: Any) -> None:
+    """Where the terminal is gone, writing to it waits for ever, and so would leaving in order."""
+    if sys.__stderr__ is None or not sys.__stderr__.isatty():
+        os._exit(128 + signal.SIGHUP)

@@ -10,7 +10,6 @@ from typing import ClassVar
 from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widgets import Footer, TextArea
 
@@ -31,6 +30,7 @@ from specctl.tui.palette import SlashCommands
 from specctl.tui.panes import Bar, Panes, Pulse
 from specctl.tui.picker import Picker
 from specctl.tui.prompt import Prompt
+from specctl.tui.still import Body
 from specctl.tui.talk import Answer, Saying, Talk
 
 UPDATES_PER_S = 15
@@ -87,7 +87,7 @@ class ChatScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Bar()
-        with Horizontal(id="body"):
+        with Body(id="body"):
             yield Talk()
             yield Panes()
         yield Pulse()
@@ -136,6 +136,7 @@ class ChatScreen(Screen[None]):
         footer = self.query_one(Footer)
         footer.compact = event.size.width < NARROW
         footer.show_command_palette = event.size.width >= NARROW
+        self.show_run()
 
     @property
     def talk(self) -> Talk:

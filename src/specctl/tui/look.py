@@ -6,11 +6,12 @@ import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
+from rich.style import Style as Colours
 from textual.content import Content
-from textual.strip import Strip
 from textual.style import Style
+from textual.widget import Widget
 
 from specctl.chat.fold import Round, Run
 from specctl.cli.safe_text import safe_line
@@ -25,6 +26,9 @@ QUIET = "$foreground 60%"
 MANY_ROUNDS = 50
 _WIDEST_TOKEN = 24
 _CHANCE = 3  # cells of a probability
+_MARGINS = 11  # cells of a round's number and verdict
+NARROWEST = _MARGINS + 8
+"""Cells a round's line has at least."""
 
 
 def parsed(style: Style | str) -> Style:
@@ -32,14 +36,24 @@ def parsed(style: Style | str) -> Style:
     return style if isinstance(style, Style) else Style.parse(style)
 
 
-def strip(content: Content, style: Style) -> Strip:
-    """A line as the screen takes it, in the colours of the theme in force."""
-    runs = content.render(style, "", parsed)
-    return Strip([Segment(text, one.rich_style) for text, one in runs], content.cell_length)
+def coloured(widget: Widget, style: Style) -> Colours:
+    """A style as the terminal shows it, in fewer colours or none."""
+    drawn = [Segment(" ", style.rich_style)]
+    for one in widget.get_line_filters():
+        drawn = one.apply(drawn, widget.background_colors[1])
+    return drawn[0].style or Colours.null()
 
 
 Chip = tuple[str, str]
 """What stands for a token, and its style."""
+
+Line = list[Chip]
+"""A row of the screen, its blanks among the items."""
+
+
+def cells(text: str) -> int:
+    """How many cells a text takes that has no control characters."""
+    return len(text) if text.isascii() else cell_len(text)
 
 
 def chip(piece: str, style: str) -> Chip:
@@ -73,41 +87,48 @@ def chance(p: float | None) -> str:
     return "1.0" if p >= 0.995 else f"{p:.2f}"[1:]
 
 
-def round_lines(one: Round, width: int, rows: int = 1) -> list[Content]:
-    """A round as lines of at most `width` cells: number, tokens, accepted of drafted.
+def round_lines(one: Round, width: int, rows: int = 1) -> list[Line]:
+    """A round as lines of `width` cells, or `NARROWEST`: number, tokens, accepted of drafted.
 
     Below the tokens their probabilities, if the round has them; a method's own mark comes last.
     """
     name = f"{one.row + 1}:{one.number}" if rows > 1 else str(one.number)
-    room = max(width - 11, 8)
-    drawn: list[Content] = []
+    room = max(width, NARROWEST) - _MARGINS
+    drawn: list[Line] = []
     for items in _wrapped(one, room):
         first = not drawn
-        tokens = [
-            part for token, size, _, _ in items for part in (token, " " * (size - cell_len(token[0]) + 1))
-        ]
+        tokens = [(token, own, size) for token, own, size, _, _ in items]
         drawn.append(_line(name if first else "", tokens, verdict(one) if first else "", room))
         for label, values in (("p", [p for *_, p, _ in items]), ("q", [q for *_, q in items])):
             if any(value is not None for value in values):
-                cells = [chance(value).ljust(item[1]) for value, item in zip(values, items, strict=True)]
-                drawn.append(_line(label, [(" ".join(cells), QUIET)], "", room))
+                said = [
+                    (chance(value), size) for value, (_, _, size, _, _) in zip(values, items, strict=True)
+                ]
+                below = [((text, QUIET), len(text), size) for text, size in said]
+                drawn.append(_line(label, below, "", room))
     if one.mark:
-        drawn.append(_line("", [(f"↳ {safe_line(one.mark)}", QUIET), *_ready(one)], "", room))
+        drawn.append(_line("", _marked(one, room), "", room))
     return drawn
 
 
-def _ready(one: Round) -> list[Chip]:
-    """The verdicts that were prepared for, as far as there is room: tokens accepted, and the one behind them. First
-    and in its own style the one that came."""
+def _marked(one: Round, room: int) -> list[tuple[Chip, int, int]]:
+    """A method's mark, and as far as there is room the verdicts it was ready for: tokens accepted, the one behind
+    them. First and in its own style the one that came."""
+    mark = _shortened(f"↳ {safe_line(one.mark)}", room)
+    items = [((mark, QUIET), cells(mark), cells(mark))]
+    free = room - cells(mark)
     came = (one.accepted, one.bonus)
-    drawn: list[Chip] = []
     for n, piece in sorted(one.ready, key=lambda verdict: verdict != came):
-        drawn += [(f"  {n} ", QUIET), chip(piece, BONUS if (n, piece) == came else QUIET)]
-    return drawn
+        number, token = f" {n}", chip(piece, BONUS if (n, piece) == came else QUIET)
+        free -= cells(number) + cells(token[0]) + 2
+        if free < 0:
+            break
+        items += [((number, QUIET), cells(number), cells(number)), (token, cells(token[0]), cells(token[0]))]
+    return items
 
 
-Cell = tuple[Chip, int, float | None, float | None]
-"""A token, the cells it takes, p and q."""
+Cell = tuple[Chip, int, int, float | None, float | None]
+"""A token, the cells it takes, those that are kept for it, p and q."""
 
 
 def _wrapped(one: Round, room: int) -> list[list[Cell]]:
@@ -115,20 +136,30 @@ def _wrapped(one: Round, room: int) -> list[list[Cell]]:
     least = _CHANCE if one.p or one.q else 1
     lines: list[list[Cell]] = [[]]
     used = 0
-    for item, p, q in zip_longest(chips(one), one.p, one.q):
-        size = max(cell_len(item[0]), least)
+    for (text, style), p, q in zip_longest(chips(one), one.p, one.q):
+        item = (_shortened(text, room), style)
+        own = cells(item[0])
+        size = max(own, least)
         if lines[-1] and used + 1 + size > room:
             lines.append([])
             used = 0
         used += size + (1 if lines[-1] else 0)
-        lines[-1].append((item, size, p, q))
+        lines[-1].append((item, own, size, p, q))
     return lines
 
 
-def _line(lead: str, parts: Sequence[str | Chip], tail: str, room: int) -> Content:
-    body = Content.assemble(*parts).rstrip().truncate(room, ellipsis=True)
-    gap = " " * (room - body.cell_length)
-    return Content.assemble((f"{lead:>4} ", QUIET), body, gap, (f" {tail:>5}" if tail else "", QUIET))
+def _line(lead: str, items: Sequence[tuple[Chip, int, int]], tail: str, room: int) -> Line:
+    """Items with the cells they take and those kept for them, a blank after each, all of them in `room`."""
+    line = [(" " * (4 - len(lead)), ""), (f"{lead} ", QUIET)]
+    free = room + 1
+    for item, own, size in items:
+        line += [item, (" " * (size - own + 1), "")]
+        free -= size + 1
+    return [*line, (" " * (free + 5 - len(tail)), ""), (tail, QUIET)]
+
+
+def _shortened(text: str, room: int) -> str:
+    return text if cells(text) <= room else set_cell_size(text, room - 1) + "…"
 
 
 def sparkline(values: Sequence[int], width: int) -> str:

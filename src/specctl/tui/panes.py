@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Hashable
 from time import monotonic
 
+from rich.segment import Segment
+from rich.style import Style as Colours
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.geometry import Region, Size
 from textual.strip import Strip
+from textual.style import Style
 from textual.widget import Widget
 from textual.widgets import Static
 
 from specctl.chat.fold import Run
 from specctl.cli.safe_text import safe_line
 from specctl.tui import look
+from specctl.tui.still import Still, Unseen
 
 _MOST_POSITIONS = 8
 FIGURES_PER_S = 4
 
 
-class Pane(Widget):
+class Pane(Still):
     """A titled box that draws a run. `show` is cheap when nothing changed."""
 
     can_focus = False
@@ -47,7 +52,8 @@ class Rounds(Widget):
         super().__init__()
         self._run = Run()
         self._lines: list[Strip] | None = None
-        self._kept: dict[Hashable, list[Strip]] = {}
+        self._judged: dict[Hashable, list[Strip]] = {}
+        self._colours: dict[str, Colours] = {}
         self._size_drawn = Size()
 
     def show(self, run: Run) -> None:
@@ -58,13 +64,13 @@ class Rounds(Widget):
         if self._lines is None or self._size_drawn != self.size:
             self._lines = self._drawn()
         left, right = crop.column_span
-        lines = [self._lines[y] if y < len(self._lines) else self._strip(Content()) for y in crop.line_range]
+        lines = [self._lines[y] if y < len(self._lines) else self._text("") for y in crop.line_range]
         return lines if right - left == self.size.width else [line.crop(left, right) for line in lines]
 
     def _drawn(self) -> list[Strip]:
         """As many lines as there is room for."""
         if self._size_drawn != self.size:
-            self._size_drawn, self._kept = self.size, {}
+            self._size_drawn, self._judged = self.size, {}
         width, height = self.size
         rows = self._run.started.rows if self._run.started else 1
         lines: list[Strip] = []
@@ -81,28 +87,38 @@ class Rounds(Widget):
                 one.mark,
                 one.ready,
             )
-            if key not in self._kept:
-                self._kept[key] = [self._strip(line) for line in look.round_lines(one, width, rows)]
-            kept[key] = self._kept[key]
+            if key not in self._judged:
+                self._judged[key] = [self._strip(line) for line in look.round_lines(one, width, rows)]
+            kept[key] = self._judged[key]
             lines = kept[key] + lines
             if len(lines) >= height:
                 break
-        self._kept = kept
+        self._judged = kept
         if not lines:
-            said = Content.styled("tokens are shown here as they are drafted and judged", look.QUIET)
-            lines = [self._strip(line) for line in said.wrap(max(width, 1))]
-        return lines[-height:] + [self._strip(Content())] * (height - len(lines))
+            said = "tokens are shown here as they are drafted and judged"
+            lines = [self._text(line) for line in textwrap.wrap(said, max(width, 1))]
+        return lines[-height:] + [self._text("")] * (height - len(lines))
 
-    def _strip(self, line: Content) -> Strip:
-        strip = look.strip(line, self.visual_style)
-        strip = strip.adjust_cell_length(self.size.width, self.visual_style.rich_style)
-        for one in self.get_line_filters():
-            strip = strip.apply_filter(one, self.background_colors[1])
-        return strip
+    def _strip(self, line: look.Line) -> Strip:
+        """`line` is as wide as `look.round_lines` made it."""
+        width = self.size.width
+        strip = Strip(
+            [Segment(text, self._coloured(style)) for text, style in line if text], max(width, look.NARROWEST)
+        )
+        return strip if width >= look.NARROWEST else strip.crop(0, width)
+
+    def _text(self, text: str) -> Strip:
+        return self._strip([(text.ljust(max(self.size.width, look.NARROWEST)), look.QUIET)])
+
+    def _coloured(self, style: str) -> Colours:
+        """A style in the colours of the theme in force, or in none. There are few, and each is worked out once."""
+        if style not in self._colours:
+            self._colours[style] = look.coloured(self, self.visual_style + Style.parse(style))
+        return self._colours[style]
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._lines, self._kept = None, {}
+        self._lines, self._judged, self._colours = None, {}, {}
 
 
 class DraftPane(Pane):
@@ -190,7 +206,7 @@ class SpeedPane(Pane):
                 Content.assemble((f"{stats.tokens_per_s:.1f}", "bold"), " tokens/s  ", (said, style)),
                 self._plain(slow),
                 split,
-                Content(f"▒ draft {draft:.1f} ms  █ verify {verify:.1f} ms  ░ {rest:.1f} ms"),
+                Content(f"▒ draft {draft:.1f} ms  █ verify {verify:.1f} ms  ░ rest {rest:.1f} ms"),
                 Content.styled(
                     f"{stats.new_tokens} tokens · {stats.rounds} rounds · prompt {stats.prefill_s:.2f} s",
                     look.QUIET,
@@ -229,10 +245,10 @@ class Pulse(Pane):
         said = " · ".join(part for part in parts if part)
         spark = look.sparkline(run.accepted_recently, max(width - len(said) - 8, 1))
         second = Content.assemble((f"     {said}  ", look.QUIET), (spark, "$primary"))
-        return first + Content("\n") + second.truncate(width)
+        return Content.assemble(*first, "\n") + second.truncate(width)
 
 
-class Panes(Vertical):
+class Panes(Vertical, Unseen):
     """The three panes; each can be hidden."""
 
     _figures_at = 0.0
@@ -253,7 +269,7 @@ class Panes(Vertical):
                 pane.show(run, baseline)
 
 
-class Bar(Static):
+class Bar(Static, Still):
     """The line at the top: what is in force, and at its right end what is being done."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ def parser(*, indented_code: bool = True) -> MarkdownIt:
     return found if indented_code else found.disable("code")
 
 
-_PARSER = parser()
+_BLOCKS = parser().disable(["inline", "linkify"])  # where blocks begin; what is in them is not read
 
 
 def pieces(text: str, joint: Joint = "gap") -> list[Piece]:
@@ -46,7 +46,7 @@ def pieces(text: str, joint: Joint = "gap") -> list[Piece]:
 def _starts(lines: list[str], text: str) -> Iterator[tuple[int, Joint]]:
     """The first line of each piece, the first piece apart."""
     first = True
-    for token in _PARSER.parse(text):
+    for token in _BLOCKS.parse(text):
         block = token.level == 0 and token.nesting >= 0 and token.map is not None
         if token.map is None or not (block or (token.level == 1 and token.type == "list_item_open")):
             continue

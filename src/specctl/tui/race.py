@@ -10,7 +10,7 @@ from typing import ClassVar
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
@@ -22,6 +22,7 @@ from specctl.events import Emitted, Event, Prefilled, Started
 from specctl.tui import look
 from specctl.tui.chat import UPDATES_PER_S
 from specctl.tui.panes import Bar
+from specctl.tui.still import Body
 from specctl.tui.talk import Answer, Talk
 
 
@@ -83,7 +84,7 @@ class RaceScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Bar()
-        with Horizontal(id="body"):
+        with Body(id="body"):
             started = next((event for event in self._drafted if isinstance(event, Started)), None)
             yield Track(started.profile if started else "drafted")
             yield Track("plain")

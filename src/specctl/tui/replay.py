@@ -9,7 +9,6 @@ from typing import ClassVar
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Footer, Static
@@ -19,6 +18,7 @@ from specctl.chat.recording import Recording
 from specctl.tui import look
 from specctl.tui.chat import NARROW, UPDATES_PER_S
 from specctl.tui.panes import Bar, Panes, Pulse
+from specctl.tui.still import Body
 from specctl.tui.talk import Answer, Talk
 
 SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -26,9 +26,9 @@ SPEEDS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 class ReplayScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "play", "Play/pause", id="play"),
-        Binding("right", "step(1)", "Round on", id="forward"),
-        Binding("left", "step(-1)", "Round back", id="back"),
+        Binding("space", "play", "Play", id="play"),
+        Binding("right", "step(1)", "On", id="forward"),
+        Binding("left", "step(-1)", "Back", id="back"),
         Binding("pagedown", "step(10)", "10 on", id="forward.ten", show=False),
         Binding("pageup", "step(-10)", "10 back", id="back.ten", show=False),
         Binding("home", "go(0)", "Start", id="start"),
@@ -61,7 +61,7 @@ class ReplayScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         yield Bar()
-        with Horizontal(id="body"):
+        with Body(id="body"):
             talk = Talk()
             talk.can_focus = False  # its own keys would take Home, End and the arrows from the replay
             yield talk
@@ -80,6 +80,9 @@ class ReplayScreen(Screen[None]):
     def on_resize(self, event: events.Resize) -> None:
         self.set_class(event.size.width < NARROW, "narrow")
         self.set_class(event.size.height < 34, "low")
+        footer = self.query_one(Footer)
+        footer.compact = event.size.width < NARROW
+        footer.show_command_palette = event.size.width >= NARROW
         self._draw()
 
     async def _begin(self) -> None:

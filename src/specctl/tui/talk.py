@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from rich.segment import Segment
+from rich.style import Style as Colours
 from textual import events
 from textual.cache import LRUCache
 from textual.content import Content
@@ -132,9 +133,10 @@ class Talk(ScrollView, can_focus=True):
         self.parts: list[Part] = []
         self._rows: list[Row] = []
         self._strips: LRUCache[int, Strip] = LRUCache(STRIPS)
+        self._colours: dict[Style, Colours] = {}
         self._width = 0
         self._at_end = True
-        self._bar = (-1, -1)  # where the scroll bar was drawn, in eighths of a cell
+        self._bar = (-1, -1)  # where the scroll bar was drawn, in cells
 
     def say(self, text: str, kind: str = "notice") -> Saying:
         """A text as it is. `kind`: `user`, `notice` or `error`."""
@@ -197,9 +199,9 @@ class Talk(ScrollView, can_focus=True):
         self.refresh_lines(start, max(height, before) - start)
 
     def _move_bar(self) -> None:
-        """Drawing it costs as much as all of the text, so only where an eighth of a cell changes."""
+        """Drawing it costs as much as all of the text, so only where a cell of it changes."""
         height, room = max(len(self._rows), 1), self.scrollable_size.height
-        place = (round(8 * room * self.scroll_y / height), round(8 * room * room / height))
+        place = (round(room * self.scroll_y / height), round(room * room / height))
         if place != self._bar:
             self._bar = place
             self.vertical_scrollbar.window_virtual_size = height
@@ -231,6 +233,7 @@ class Talk(ScrollView, can_focus=True):
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._strips.clear()
+        self._colours.clear()
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Straight from the rows: a border or a background that shines through would not be drawn."""
@@ -252,18 +255,21 @@ class Talk(ScrollView, can_focus=True):
             chosen = Style.from_styles(self.screen.get_component_styles("screen--selection"))
             content = content.stylize(chosen, start, len(content) if end == -1 else end)
         base, before = self.visual_style, self.styles.padding.left
-        segments = [Segment(" " * before, base.rich_style)]
-        x = 0
-        for text, style in content.render(base, "", look.parsed):
-            segments.append(Segment(text, style.rich_style_with_offset(x, y)))
-            x += len(text)
         room = max(self.outer_size.width - before - content.cell_length, 0)
         filled = base + Style.parse(fill) if fill else base
-        segments.append(Segment(" " * room, filled.rich_style_with_offset(x, y)))
-        strip = Strip(segments, before + content.cell_length + room).crop(0, self.outer_size.width)
-        for one in self.get_line_filters():
-            strip = strip.apply_filter(one, base.background or self.background_colors[1])
-        return strip
+        segments = [Segment(" " * before, self._coloured(base))]
+        x = 0
+        for text, style in (*content.render(base, "", look.parsed), (" " * room, filled)):
+            place = Colours.from_meta({"offset": (x, y)})  # which the selection goes by
+            segments.append(Segment(text, self._coloured(style) + place))
+            x += len(text)
+        return Strip(segments, before + content.cell_length + room).crop(0, self.outer_size.width)
+
+    def _coloured(self, style: Style) -> Colours:
+        """As the terminal shows it: in fewer colours, or none."""
+        if style not in self._colours:
+            self._colours[style] = look.coloured(self, style)
+        return self._colours[style]
 
     @property
     def allow_select(self) -> bool:

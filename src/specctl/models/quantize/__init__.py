@@ -11,15 +11,12 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from specctl.models.quantize.int4 import Int4Linear
-from specctl.models.quantize.int8 import Int8Linear
+from specctl.models.quantize.forms import form_of
 from specctl.models.quantize.packed import PackedLinear
 from specctl.models.quantize.scheme import CheapLinear
 
 Scheme = Literal["int8", "int4"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
-
-_FORMS: dict[str | None, type[CheapLinear]] = {"int8": Int8Linear, "int4": Int4Linear, None: PackedLinear}
 
 
 class Maker:
@@ -27,14 +24,14 @@ class Maker:
 
     def __init__(self, scheme: Scheme | None) -> None:
         self.scheme = scheme
-        self._form = _FORMS[scheme]
         self.made = 0
         self.kept: list[Tensor] = []
 
     def __call__(self, weight: Tensor, bias: Tensor | None) -> nn.Module:
-        if self._form.fits(weight):
+        form = PackedLinear if self.scheme is None else form_of(self.scheme, weight.device)
+        if form.fits(weight):
             self.made += 1
-            return self._form(weight, bias)
+            return form(weight, bias)
         self.kept.append(weight)
         return _linear(weight, bias)
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from specctl.models.quantize.scheme import ROWS_AT_ONCE, TINY, BufferedLinear, on_cpu_or_cuda
-
-GROUP = 32
+from specctl.models.quantize.scheme import GROUP, ROWS_AT_ONCE, TINY, BufferedLinear, on_cpu_or_cuda
 
 
 class Int4Linear(BufferedLinear):

@@ -17,6 +17,10 @@ TINY = torch.finfo(torch.float32).tiny
 """The least scale: rows or groups of zeros must not be divided by zero."""
 
 
+GROUP = 32
+"""Columns that share a scale where weights have 4 bits."""
+
+
 class CheapLinear(nn.Module, ABC):
     """A linear layer `[..., K] -> [..., N]` whose weight is kept in another form than it was loaded in."""
 

@@ -17,15 +17,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from specctl.errors import ModelFileError
-from specctl.models.quantize.int4 import GROUP, Int4Linear
-from specctl.models.quantize.int8 import Int8Linear
-from specctl.models.quantize.scheme import BufferedLinear
+from specctl.models.quantize.forms import form_of
+from specctl.models.quantize.scheme import GROUP, BufferedLinear
 from specctl.models.saving import save_whole
 from specctl.store.safetensors_screen import TensorInfo, read_header
 
 FORMAT = "specctl-quantized-1"
 
-_FORMS: dict[str, type[BufferedLinear]] = {"int8": Int8Linear, "int4": Int4Linear}
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Stored:
 
     def layer(self, name: str, shape: tuple[int, int], bias: Tensor | None) -> BufferedLinear:
         """The layer called `name` for a weight `[N, K]` of this shape. Raises ModelFileError for any other."""
-        form = _FORMS[self.scheme]
+        form = form_of(self.scheme, _CPU)
         wanted = form.buffers_of(shape)
         for part, (dtype, size) in wanted.items():
             found = self.tensors.get(f"{name}.{part}")
@@ -96,7 +95,7 @@ def places(module: nn.Module) -> Iterator[tuple[str, Place]]:
 def packing(scheme: str) -> str:
     """A sample of how weights lie on this machine, over all sizes of blocks a kernel may have: a digest."""
     levels = torch.arange(240 * 64).reshape(240, 64) * 7 % 251 / 256
-    form = _FORMS[scheme](levels.to(torch.bfloat16), None)
+    form = form_of(scheme, _CPU)(levels.to(torch.bfloat16), None)
     digest = hashlib.sha256()
     for _, tensor in form.named_buffers():
         digest.update(tensor.view(torch.uint8).numpy().tobytes())
