@@ -98,7 +98,8 @@ class Branched:
     """Continuations drafted for a row while its draft was being verified (Mirror-SD).
 
     `keys` are the verdicts that were prepared for: how many tokens are accepted, and the target's own token behind
-    them. `hit`: the verdict was one of them, so the next draft is there already; None: there will be no next draft.
+    them; the likeliest is the first, `pieces` are those tokens as text. `hit`: the verdict was one of them, so the
+    next draft is there already; None: there will be no next draft.
     """
 
     kind: ClassVar[str] = "branched"
@@ -107,6 +108,7 @@ class Branched:
     t_ns: int
     keys: tuple[tuple[int, int], ...]
     hit: bool | None
+    pieces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,6 @@ def open_draft(
         lm = trimmed.trimmed(lm, trimmed.read(trim, lm, folder, target.vocab_size))
     found, of_no_use = cheap.find(lm, profile.quantize, whole, trim)
     draft, note = cheap.cheapened(lm, profile.quantize, found)
-    if isinstance(profile.drafter, MirrorParams):
-        draft.reader = None  # a branch has to be, to the bit, what is drafted when its turn has come
     if profile.draft is not None and profile.draft.streams is not None:
         draft.streams = streams.find(profile.draft.streams, whole)
     return draft, note or of_no_use

@@ -20,7 +20,7 @@ from specctl import paths
 from specctl.cli import figures, paint, render
 from specctl.cli.safe_text import safe_line, safe_text
 from specctl.decode.stats import Stats
-from specctl.events import Emitted, Event, Finished
+from specctl.events import Branched, Emitted, Event, Finished
 
 # Everything specctl itself sends: its styles, and the moves of the status line.
 OURS = re.compile(r"\x1b\[(?:0|1|2|9|32|31;9|1;31)m|\x1bD|\x1b\[A|\x1b7|\x1b\[B\r|\x1b\[2K|\x1b8|\x1b\[J")
@@ -230,6 +230,9 @@ def test_the_painter_follows_events() -> None:
     assert list(painter.take(Emitted(0, 1, 0, (5,), "x"))) == [("x", "bonus")]
     assert list(painter.take(Finished(0, 1, 0, "stop", "tail"))) == [("tail", "plain")]
     assert list(painter.take(Finished(0, 1, 0, "stop"))) == []
+    for hit, said in ((True, "hit"), (False, "miss"), (None, "none needed")):
+        assert list(painter.take(Branched(0, 1, 0, ((1, 7),), hit))) == [(f"‹1 ahead, {said}›", "dim")]
+    assert list(painter.take(Branched(0, 1, 0, (), None))) == []
 
 
 def test_the_live_line_needs_no_event() -> None:

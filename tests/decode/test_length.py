@@ -104,8 +104,7 @@ class Traced:
             asked = self._lengths.choose(needs)
         else:
             asked = [min(self._lengths, most) for most in budget]
-        step = draft.seconds(1, len(rows), context)
-        self.seconds += step * max(asked)
+        self.seconds += draft.drafting(max(asked), len(rows), context)
         for slot, (lag, n) in enumerate(zip(lags, asked, strict=True)):
             if n:
                 self.seconds += max(draft.reading(lag, context) - draft.seconds(1, context=context), 0)
@@ -211,6 +210,67 @@ def test_a_poor_draft_costs_no_more_than_finding_out() -> None:
 
 
 # The choice -----------------------------------------------------------------------------------------------------
+
+
+# Streams ---------------------------------------------------------------------------------------------------------
+
+
+def with_streams(costs: Costs) -> Costs:
+    """A draft whose forwards say three tokens, each of them one and a half times as dear."""
+    assert costs.draft is not None
+    grid = {n: {q: 1.5 * s for q, s in some.items()} for n, some in costs.draft.points.items()}
+    return replace(costs, draft=replace(costs.draft, points=grid, streams=2))
+
+
+@cache
+def by_streams() -> tuple[Recorded, ...]:
+    """Tokens after the first of each forward are right two times in three, at most."""
+    luck = random.Random(3)
+    return tuple(
+        replace(one, right=tuple(right and luck.random() < 0.67 for right in one.right)) for one in recorded()
+    )
+
+
+@pytest.mark.parametrize("machine", list(MACHINES))
+def test_with_streams_too_the_length_is_close_to_the_best(machine: str) -> None:
+    costs = with_streams(MACHINES[machine])
+    for size in (1, 4, 16):
+        plain, chosen, *fixed = (
+            by_model(by_streams(), size, costs, k, costs) for k in (0, None, 1, 2, 3, 4, 6, 9)
+        )
+        assert chosen >= 0.98 * plain, size
+        assert chosen >= 0.9 * max(fixed), size
+
+
+def test_planted_costs_of_a_forward_a_token_draft_too_little() -> None:
+    costs = with_streams(MACHINES["larger model on two cores"])
+    assert costs.draft is not None
+    blind = replace(costs, draft=replace(costs.draft, streams=0))
+    right = by_model(by_streams(), 1, costs, None, costs)
+    assert by_model(by_streams(), 1, costs, None, blind) < 0.93 * right
+
+
+def test_drafting_is_a_forward_for_all_that_streams_say() -> None:
+    """By hand: one token 1 s, three of them 1.2 s; 7 tokens are 3 forwards."""
+    curve = Curve({1: {1: 1.0, 3: 1.2}}, 0.0)
+    assert [curve.drafting(n) for n in (0, 1, 3, 7)] == [0.0, 1.0, 3.0, 7.0]
+    said = replace(curve, streams=2)
+    assert [said.drafting(n) for n in (0, 1, 3)] == [0.0, 1.0, 1.0]
+    assert said.drafting(4) == pytest.approx(2.2)
+    assert said.drafting(7) == pytest.approx(3.4)
+    assert Curve.from_json(json.loads(json.dumps(said.to_json()))) == said
+
+
+def test_chances_are_those_of_a_tokens_place_in_its_forward() -> None:
+    """First tokens always right, the stream's never: two a forward, and it is the forwards that are counted."""
+    costs = with_streams(MACHINES["larger model on two cores"])
+    chosen = lengths(1, replace(costs, draft=replace(costs.draft, streams=1)))
+    for _ in range(60):
+        chosen.observe([4], [1])
+    first, second = chosen._chances(0)
+    assert first > 0.95
+    assert second < 0.1
+    assert chosen.choose(fresh(1)) == [1]
 
 
 def lengths(rows: int, costs: Costs, *, sampler: Sampler = GREEDY, present: int | None = None) -> Lengths:

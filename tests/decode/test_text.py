@@ -13,7 +13,7 @@ from fake_tokenizers import SPECIAL, byte_tokenizer
 from specctl.decode import text as text_module
 from specctl.decode.draft import Request
 from specctl.decode.text import Streamer, annotate, final_text, piece
-from specctl.events import Drafted, Emitted, Event, Finished, Prefilled, Timed, Verified
+from specctl.events import Branched, Drafted, Emitted, Event, Finished, Prefilled, Timed, Verified
 
 BYTES = byte_tokenizer(["xSTy", "é!", "ST"])
 END = BYTES.convert_tokens_to_ids(SPECIAL[2])
@@ -200,6 +200,7 @@ def test_annotate_fills_in_each_rows_text() -> None:
         Drafted(0, 1, 0, tuple(ids("a€"))),
         Verified(0, 1, 0, 4, 1, ids("b")[0]),
         Emitted(0, 1, 0, tuple(ids("ab"))),
+        Branched(0, 1, 0, ((1, ids("b")[0]), (0, ids("€")[0])), True),
         Emitted(1, 1, 0, tuple(ids("xy"))),
         Timed(1, 0, 2, 0.0, 0.0, 0.0),
         Emitted(0, 2, 0, tuple(ids("STOP"))),
@@ -213,6 +214,7 @@ def test_annotate_fills_in_each_rows_text() -> None:
     assert [event.pieces for event in done if isinstance(event, Drafted)] == [
         ("a", "\\xe2", "\\x82", "\\xac")
     ]
+    assert [event.pieces for event in done if isinstance(event, Branched)] == [("b", "\\xe2")]
     assert [event.bonus_piece for event in done if isinstance(event, Verified)] == ["b"]
     texts = [(event.row, event.text) for event in done if isinstance(event, Emitted | Finished)]
     assert texts == [(0, "ab"), (1, "xy"), (0, ""), (0, ""), (1, ""), (1, "�")]

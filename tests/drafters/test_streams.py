@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from specctl.drafters.draft_model import DraftModel
 from specctl.drafters.mirror import Mirror
 from specctl.events import Emitted, Verified
 from specctl.mirror.branches import Twig
+from specctl.models import costs
 from specctl.models.lm import LM
+from specctl.models.streams import Streams
 from specctl.profile.drafters import DraftModelParams, MirrorParams
 from streaming import streaming_lm
 from walks import Walk, plain_law
@@ -57,6 +60,25 @@ def test_streams_are_right_now_and_then_and_save_forwards(monkeypatch: pytest.Mo
     found = verdicts(events)
     assert sum(accepted >= 3 for *_, accepted in found) > 5  # past both streams
     assert len(forwards) <= sum(-(-drafted // 3) for _, drafted, _ in found)
+
+
+def test_costs_are_those_of_forwards_with_their_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    followed: list[int] = []
+    right = Streams.follow
+
+    def follow(self: Streams, number: int, states: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+        followed.append(len(tokens))
+        return right(self, number, states, tokens)
+
+    monkeypatch.setattr(Streams, "follow", follow)
+    lm = streaming_lm()
+    cache = costs.filled(lm, 2, 8, 6)
+    assert costs.seconds(lm, cache, 2, 3) > 0
+    assert followed == [2, 2]
+    assert costs.measure(lm, thorough=False).streams == 2
+    without = replace(lm, streams=None)
+    assert costs.measure(without, thorough=False).streams == 0
+    assert len({costs.fingerprint(one) for one in (lm, without, streaming_lm(trimmed=True))}) == 3
 
 
 @pytest.mark.parametrize("accept", ["coupled", "rejection"])

@@ -19,6 +19,7 @@ from specctl.drafters.mirror import Mirror
 from specctl.errors import RequestError
 from specctl.events import Branched, Mirrored
 from specctl.mirror.branches import Branch, Twig
+from specctl.mirror.outcomes import Guess, choose
 from specctl.mirror.sites import InThread, Met
 from specctl.mirror.writer import Writer
 from specctl.models.cache import SlotCache
@@ -142,9 +143,67 @@ def test_no_branch_goes_on_behind_the_end_of_sequence() -> None:
     assert one.wrong == 0
 
 
+class Unwanted(torch.nn.Module):
+    def forward(self, **inputs: Any) -> Any:
+        raise RuntimeError("asked to read a prompt")
+
+
+def test_prompts_are_read_by_the_weights_that_draft(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others read them a little differently, and when a draft is asked for would be seen in it."""
+    monkeypatch.setattr("specctl.models.lm._READER_FROM", 1)
+    two = replace(noisy_lm(), reader=Unwanted())
+    assert run(shared_lm(), mirror(draft=two), ask(2))[0] == run(shared_lm(), mirror(), ask(2))[0]
+    with pytest.raises(RuntimeError, match="asked to read"):
+        run(shared_lm(), draft_model(shared_lm(), two), ask(2))
+
+
 def test_an_exit_outside_the_model_is_refused() -> None:
     with pytest.raises(RequestError, match="not inside"):
         mirror(exit=N_LAYERS + 1)
+
+
+def test_what_is_prepared_for() -> None:
+    """Two slots, 5 and 6 drafted; the exit says 7 where 5 stands, and is alone in that."""
+    exit_ = Guess([[(7, 0.9), (5, 0.1)], [(6, 1.0)], [(8, 1.0)]], [0.1, 1.0])
+    own = Guess([[(5, 0.8), (7, 0.1), (1, 0.1)], [(6, 0.6), (2, 0.4)], [(3, 0.7), (4, 0.3)]], [0.8, 0.6])
+    alone = choose([5, 6], [(exit_, 1.0), (own, 0.0)], 2, 8)
+    assert alone[:2] == [(0, 7), (2, 8)]
+    lightly = choose([5, 6], [(exit_, 0.05), (own, 0.95)], 1, 8)
+    assert lightly == [(2, 3), (1, 2), (0, 7)]
+    assert choose([5, 6], [(exit_, 0.05), (own, 0.95)], 1, 1) == [(2, 3)], (
+        "the exit's favourite is not the one"
+    )
+    assert choose([5, 6], [(exit_, 0.95), (own, 0.05)], 1, 1) == [(0, 7)]
+    assert choose([5, 6], [(exit_, 0.5), (own, 0.5)], 0, 8) == []
+
+
+def test_trust_of_one_is_the_exit_alone_and_of_none_the_draft_alone() -> None:
+    """Keys change with it, and nothing else."""
+    keys = {}
+    for trust in (0.0, 0.05, 1.0):
+        tokens, _, events = run(shared_lm(), mirror(trust=trust, branches=20), ask(2))
+        assert [tuple(row) for row in tokens] == list(plain_tokens(n=2))
+        keys[trust] = [event.keys for event in events if isinstance(event, Branched)]
+    assert keys[0.0] != keys[1.0]
+    deeper = [event.keys for event in run(shared_lm(), mirror(trust=0.0, exit=1, branches=20), ask(2))[2]
+              if isinstance(event, Branched)]  # fmt: skip
+    assert deeper == keys[0.0], "where the exit is does not matter then"
+
+
+@pytest.mark.parametrize(("trust", "asked"), [(0.0, False), (0.05, True)])
+def test_an_exit_nobody_trusts_is_not_read_out(
+    trust: float, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[int] = []
+    right = LM.segment
+
+    def segment(self: LM, cache: SlotCache, inputs: Any, rows: range, start: int, *rest: Any) -> torch.Tensor:
+        starts.append(start)
+        return right(self, cache, inputs, rows, start, *rest)
+
+    monkeypatch.setattr(LM, "segment", segment)
+    run(shared_lm(), mirror(trust=trust), ask(1))
+    assert (N_LAYERS in starts) is asked
 
 
 # Streams ---------------------------------------------------------------------------------------------------------

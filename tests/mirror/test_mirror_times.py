@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ def test_the_modelled_round_hides_the_shorter_of_branches_and_upper_layers() -> 
 
 def test_events_come_back_from_a_recording() -> None:
     for event in (
-        Branched(0, 1, 2, ((1, 7), (0, 2)), True),
+        Branched(0, 1, 2, ((1, 7), (0, 2)), True, (" a", " b")),
         Mirrored(1, 2, 0.1, 0.2, 0.3, 0.0, None, "late"),
     ):
         data = to_json(event)
@@ -78,6 +79,20 @@ def test_predicted_seconds() -> None:
     assert predicted.plain == pytest.approx(6.0)
     assert predicted.draft_model == pytest.approx(2 * 1.3 + 2 * 0.3)
     assert predicted.mirror == pytest.approx(2 * (1.3 + 0.02) + 0.3)
+
+
+def test_predicted_seconds_of_a_draft_with_streams() -> None:
+    """By hand, two tokens a forward. Drafting three: 0.1, then a forward that reads two, 0.11. Branches: the third
+    token is read, 0.1; then 8 rows, 0.17, and 16 tokens, 0.25. A forward a token would be taken for slower."""
+    devices = Devices.from_table(DEVICES)
+    said = replace(devices, draft=replace(devices.draft, streams=1))
+    played = [Round(3, 8, 4, False), Round(3, 8, 2, True)]
+    predicted = predict(played, said)
+    assert predicted.draft_model == pytest.approx(2 * 1.3 + 2 * 0.21)
+    assert predicted.mirror == pytest.approx(2 * (1.3 + 0.02) + 0.21)
+    narrow = replace(said, lower=0.8)
+    assert predict(played, narrow).mirror == pytest.approx(2 * (0.8 * 1.3 + 0.52 + 0.02) + 0.21)
+    assert predict(played, narrow).mirror < predict(played, replace(devices, lower=0.8)).mirror
 
 
 def test_branches_that_take_longer_than_the_upper_layers_are_paid_for() -> None:

@@ -393,12 +393,13 @@ def test_probabilities_are_shown_once_they_are_asked_for() -> None:
 def test_a_method_may_have_a_word_for_its_round() -> None:
     async def scene(pilot: Any, screen: ChatScreen) -> None:
         await send(pilot, screen, "hello")
-        screen.run_shown.add(Branched(0, 2, 0, ((1, 7), (0, 9)), True))
+        screen.run_shown.add(Branched(0, 2, 0, ((0, 9), (1, 7)), True, (" sea\x1b[2J", " is")))
         screen.run_shown.add(Branched(0, 99, 0, ((1, 7),), False))
         screen.show_run()
 
-    text = play(ScriptedEngine(), scene)
-    assert "↳ 2 ahead hit" in text
+    text = play(ScriptedEngine([((" The", " sky"), 1, " is"), ((" The", " sky"), 1, " is")]), scene)
+    assert "↳ 2 ahead, hit  1 ␣is  0 ␣sea" in text, "the one that came first"
+    assert "\x1b[2J" not in text
     assert "1 ahead" not in text, "of a round that is not shown"
 
 

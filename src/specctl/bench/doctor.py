@@ -100,10 +100,10 @@ def best_speedup(costs: Costs, chance: float) -> float:
     """Of any draft length, prefill apart, if each token is right with this chance (arXiv:2211.17192, sec. 3.3)."""
     if costs.draft is None:
         return 1.0
-    step, target = costs.draft.seconds(1), costs.target
+    draft, target = costs.draft, costs.target
     kept = accumulate(chance**k for k in range(1, _LONGEST + 1))
     return max(
-        (1 + more) * target.seconds(1) / (target.seconds(k + 1) + k * step)
+        (1 + more) * target.seconds(1) / (target.seconds(k + 1) + draft.drafting(k))
         for k, more in enumerate(kept, start=1)
     )
 

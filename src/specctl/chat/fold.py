@@ -19,7 +19,8 @@ class Round:
     """One row's round. `accepted` is None until the target has judged; `bonus` is its own token.
 
     `p` and `q`: how likely target and drafter found each drafted token, where that was asked for. `mark`: what a
-    method says of the round beyond that.
+    method says of the round beyond that. `ready`: verdicts that were prepared for, tokens accepted and the piece
+    behind them, the likeliest first.
     """
 
     row: int
@@ -30,6 +31,13 @@ class Round:
     p: tuple[float, ...] = ()
     q: tuple[float, ...] = ()
     mark: str = ""
+    ready: tuple[tuple[int, str], ...] = ()
+
+
+def ahead(event: Branched) -> str:
+    """How many drafts were made ahead, and whether the one that was needed is among them."""
+    said = {True: "hit", False: "miss", None: "none needed"}[event.hit]
+    return f"{len(event.keys)} ahead, {said}"
 
 
 class Run:
@@ -80,8 +88,8 @@ class Run:
 
     def _branched(self, event: Branched) -> None:
         if (one := self._round(event)) is not None and event.keys:
-            said = "" if event.hit is None else " hit" if event.hit else " miss"
-            one.mark = f"{len(event.keys)} ahead{said}"
+            one.mark = ahead(event)
+            one.ready = tuple((n, piece) for (n, _), piece in zip(event.keys, event.pieces, strict=False))
 
     def text(self, row: int = 0) -> str:
         return "".join(self.chunks.get(row, ()))

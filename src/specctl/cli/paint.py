@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from specctl.chat.fold import ahead
 from specctl.cli import console
 from specctl.cli.safe_text import SafeText, safe_line
 from specctl.events import Branched, Drafted, Emitted, Event, Finished, Verified
@@ -32,8 +33,7 @@ class Painter:
             case Emitted():
                 yield from self._emitted(event)
             case Branched() if event.keys or event.hit is not None:
-                said = "" if event.hit is None else ", hit" if event.hit else ", miss"
-                yield Segment(f"‹{len(event.keys)} ahead{said}›", "dim")
+                yield Segment(f"‹{ahead(event)}›", "dim")
             case Finished() if event.text:
                 yield Segment(event.text, "plain")
 

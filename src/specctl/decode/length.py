@@ -32,21 +32,30 @@ _MEMORY, _ROW_MEMORY = 0.99, 0.95
 
 @dataclass(slots=True)
 class Kept:
-    """How often a drafted token was kept, of those that came to be judged."""
+    """How often a drafted token was kept, of those that came to be judged: by its place in the forward that said
+    it. A draft without streams has one place."""
 
-    kept: float = 0.0
-    tried: float = 0.0
+    kept: list[float]
+    tried: list[float]
 
-    def rate(self, prior: float, weight: float) -> float:
-        return (self.kept + weight * prior) / (self.tried + weight)
+    @classmethod
+    def nothing(cls, places: int) -> Kept:
+        return cls([0.0] * places, [0.0] * places)
+
+    def rates(self, priors: Sequence[float], weight: float) -> list[float]:
+        known = zip(self.kept, self.tried, priors, strict=True)
+        return [(kept + weight * prior) / (tried + weight) for kept, tried, prior in known]
 
     def learn(self, kept: int, tried: int) -> None:
-        self.kept += kept
-        self.tried += tried
+        """Of a draft's first `tried` tokens the first `kept` were right."""
+        places = len(self.kept)
+        for place in range(places):
+            self.kept[place] += len(range(place, kept, places))
+            self.tried[place] += len(range(place, tried, places))
 
     def fade(self, memory: float) -> None:
-        self.kept *= memory
-        self.tried *= memory
+        self.kept = [memory * kept for kept in self.kept]
+        self.tried = [memory * tried for tried in self.tried]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +112,12 @@ class Lengths:
     def __init__(self, most: int, costs: Costs, company: Company) -> None:
         assert costs.draft is not None
         self._most, self._costs, self._draft, self._company = most, costs, costs.draft, company
-        self._everyone = Kept()
+        self._places = 1 + costs.draft.streams
+        self._everyone = Kept.nothing(self._places)
         self._rows: list[Kept] = []
 
     def begin(self) -> None:
-        self._rows.append(Kept())
+        self._rows.append(Kept.nothing(self._places))
 
     def choose(self, needs: Sequence[Need]) -> list[int]:
         """For each of the first rows; 0: it is not worth asking."""
@@ -131,19 +141,20 @@ class Lengths:
 
     def _best(self, needs: Sequence[Need], slots: Sequence[int], rows: int) -> list[int]:
         target, context = self._costs.target, max(needs[slot].context for slot in slots)
-        step = self._draft.seconds(1, rows, context)
         plain = target.seconds(1, rows, context) + self._costs.overhead
         share = rows / len(slots)  # rows that each of these stands for
-        chances = [self._chance(slot) for slot in slots]
+        chances = [self._chances(slot) for slot in slots]
         reading = [self._reading(needs[slot]) for slot in slots]
-        gains = [0.0] * len(slots)
+        reached, gains = [1.0] * len(slots), [0.0] * len(slots)
         best, best_rate = [0] * len(slots), _CLEARLY * rows / plain
         for width in range(1, min(self._most, max(needs[slot].budget for slot in slots)) + 1):
             lengths, gain = [0] * len(slots), 0.0
-            seconds = target.seconds(1 + width, rows, context) + self._costs.overhead + width * step
+            drafting = self._draft.drafting(width, rows, context)
+            seconds = target.seconds(1 + width, rows, context) + self._costs.overhead + drafting
             for i, slot in enumerate(slots):
                 need = needs[slot]
-                gains[i] += chances[i] ** width if width <= need.budget else 0.0
+                reached[i] *= chances[i][(width - 1) % self._places]
+                gains[i] += reached[i] if width <= need.budget else 0.0
                 # What a row has to read first is shared by the rounds to come; half of what may come is expected.
                 late = reading[i] / max(need.budget / 2 / (1 + gains[i]), 1.0)
                 if gains[i] * plain / rows > late:
@@ -155,10 +166,12 @@ class Lengths:
                 best, best_rate = lengths, rate
         return best
 
-    def _chance(self, slot: int) -> float:
-        """That a drafted token of this row is kept."""
-        prior = self._everyone.rate(_PRIOR, _TRIES) if self._company.together else _PRIOR
-        return self._rows[slot].rate(prior, _ROW_TRIES)
+    def _chances(self, slot: int) -> list[float]:
+        """That a drafted token of this row is kept, by its place in its forward."""
+        priors = [_PRIOR] * self._places
+        if self._company.together:
+            priors = self._everyone.rates(priors, _TRIES)
+        return self._rows[slot].rates(priors, _ROW_TRIES)
 
     def _reading(self, need: Need) -> float:
         """Seconds of the first step over those of any other."""

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers.decoders import DecodeStream
 
 from specctl.decode.draft import Request
-from specctl.events import Drafted, Emitted, Event, Finished, Verified
+from specctl.events import Branched, Drafted, Emitted, Event, Finished, Verified
 
 _UNDECODABLE = "\ufffd"
 
@@ -87,6 +87,8 @@ def annotate(events: Iterable[Event], tokenizer: Any, requests: Sequence[Request
         match event:
             case Drafted():
                 yield replace(event, pieces=tuple(piece(tokenizer, token) for token in event.tokens))
+            case Branched():
+                yield replace(event, pieces=tuple(piece(tokenizer, token) for _, token in event.keys))
             case Verified():
                 yield replace(event, bonus_piece=piece(tokenizer, event.bonus))
             case Emitted():

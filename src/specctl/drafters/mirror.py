@@ -24,9 +24,6 @@ from specctl.mirror.writer import Writer
 from specctl.models.cache import SlotCache
 from specctl.profile.drafters import MirrorParams
 
-TRUST = 0.1
-"""Weight of the exit's guesses beside the draft's own: untrained, an exit below the top is often surely wrong."""
-
 
 class Mirror:
     """Drafts ahead; a draft that was made ahead is the one that would have been made now.
@@ -41,8 +38,8 @@ class Mirror:
         assert parts.draft is not None
         self._params, self._target, self._sampler = params, parts.target, parts.sampler
         depth = _depth(params, parts)
-        trust = TRUST if depth < parts.target.n_layers else 1.0
-        plan = Plan(params.candidates, params.branches, params.draft_tokens, trust)
+        self._trust = params.trust if depth < parts.target.n_layers else 1.0
+        plan = Plan(params.candidates, params.branches, params.draft_tokens, self._trust)
         self._writer = Writer(parts.draft, parts.target.vocab_size, _sampler(params, parts), parts.eos, plan)
         self._site = _site(params, parts, self._writer, plan)
         self._headless = SlotCache(0)  # positions for the read-out, which has no layers
@@ -92,7 +89,12 @@ class Mirror:
         self._site.drop(slot)
 
     def _look(self, rows: Sequence[Row], hidden: Tensor) -> None:
-        """The first meeting: what the target's states `[n, k + 1, H]` half-way say of each slot."""
+        """The first meeting: the target's states `[n, k + 1, H]` half-way are read out, if anybody listens."""
+        exits = self._exits(rows, hidden) if self._trust else [Guess([], []) for _ in rows]
+        self._site.start(rows, self._drafts, exits, self._budget)
+
+    def _exits(self, rows: Sequence[Row], hidden: Tensor) -> list[Guess]:
+        """What they say of each slot."""
         n, slots, _ = hidden.shape
         batch = range(n)
         logits = self._target.segment(self._headless, hidden, batch, self._target.n_layers, None)
@@ -106,7 +108,7 @@ class Mirror:
             own = chances[first : first + len(tokens)]
             drafted = own.gather(1, torch.tensor(tokens, device=own.device, dtype=torch.long)[:, None])
             exits.append(Guess(best[first : first + len(tokens) + 1], drafted[:, 0].tolist()))
-        self._site.start(rows, self._drafts, exits, self._budget)
+        return exits
 
     def _verdict(self, slot: int, row: Row, accepted: int) -> Key | None:
         """None if the answer was cut: then the row is done."""

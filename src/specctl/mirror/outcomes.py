@@ -61,8 +61,8 @@ def choose(
 ) -> list[Key]:
     """At most so many keys, `candidates` a slot and `branches` in all: the likeliest verdicts.
 
-    `guesses` are weighted; the first one's own favourite is taken in any case, so an exit at the top, which knows
-    the verdict, always hits. The drafted token itself is no outcome of its slot: it would have been accepted.
+    `guesses` are weighted; the weightiest one's own favourite is taken in any case, so an exit at the top, which
+    knows the verdict, always hits. The drafted token itself is no outcome of its slot: it would have been accepted.
     """
     chances: dict[Key, float] = {}
     reached = 1.0
@@ -82,7 +82,8 @@ def choose(
         if drafted is not None:
             reached *= sum(weight / total * guess.drafted[slot] for guess, weight in heard)
     order = sorted(chances, key=lambda key: -chances[key])
-    first = favourite(draft, guesses[0][0]) if candidates else None
+    weightiest = max(guesses, key=lambda heard: heard[1])[0]
+    first = favourite(draft, weightiest) if candidates else None
     if first is not None:
         order = [first, *(key for key in order if key != first)]
     return order[:branches]

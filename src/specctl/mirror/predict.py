@@ -17,8 +17,8 @@ from specctl.models.costs import Curve
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """Seconds of a target's forward by tokens, of a draft's step by rows, and of a meeting; `lower` is the share of
-    the target's layers before the exit."""
+    """Seconds of a target's forward by tokens, of a draft's step by all tokens it reads, and of a meeting; `lower`
+    is the share of the target's layers before the exit."""
 
     target: Curve
     draft: Curve
@@ -81,15 +81,16 @@ def recorded(events: Sequence[Event]) -> list[Round]:
 
 def predict(rounds: Sequence[Round], devices: Devices) -> Predicted:
     """Critical paths: `lower + max(upper, branches) + meetings`, and the drafting of a miss before it."""
+    draft, said = devices.draft, 1 + devices.draft.streams
     longest = max(one.drafted for one in rounds)
     draft_model = mirror = 0.0
     for one in rounds:
         forward = devices.target.seconds(one.drafted + 1)
-        drafting = one.drafted * devices.draft.seconds(1)
-        # Reading the last drafted token, then a step for all branches for each token of theirs.
-        branches = (
-            devices.draft.seconds(1) + longest * devices.draft.seconds(one.branches) if one.branches else 0.0
-        )
+        drafting = draft.drafting(one.drafted)
+        branches = 0.0
+        if one.branches:
+            # What the draft said last has not been read; then all branches are drafted side by side.
+            branches = draft.seconds((one.drafted - 1) % said + 1) + draft.drafting(longest, one.branches)
         upper = (1 - devices.lower) * forward
         draft_model += forward + drafting
         mirror += forward - upper + max(upper, branches) + 2 * devices.meet + (0.0 if one.ahead else drafting)

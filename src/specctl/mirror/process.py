@@ -78,7 +78,6 @@ def open_draft(recipe: Recipe) -> LM:
     if recipe.trim is not None:
         lm = trimmed.trimmed(lm, trimmed.read(Path(recipe.trim), lm, folder, recipe.vocab_size))
     draft, _ = cheapened(lm, recipe.quantize)
-    draft.reader = None  # as the owner's draft has none
     if recipe.streams is not None:
         draft.streams = streams.find(recipe.streams, whole)
     return draft

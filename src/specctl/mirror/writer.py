@@ -33,7 +33,9 @@ class Writer:
     """
 
     def __init__(self, lm: LM, vocab_size: int, sampler: Sampler, eos: frozenset[int], plan: Plan) -> None:
-        self._lm, self._vocab_size, self._sampler, self._eos, self._plan = lm, vocab_size, sampler, eos, plan
+        # Without a reader: a branch has to be, to the bit, what is drafted when its turn has come.
+        self._lm = replace(lm, reader=None)
+        self._vocab_size, self._sampler, self._eos, self._plan = vocab_size, sampler, eos, plan
         self._cache = lm.new_cache()
         self._held: list[list[int]] = []
         self._twigs: list[list[Twig]] = []

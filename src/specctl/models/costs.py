@@ -48,13 +48,15 @@ _FEW = 4
 class Curve:
     """Seconds of a forward, head and choice of the best token included, by rows and then tokens a row.
 
-    `prefill` is a token's share of reading a long prompt; `per_slot` is what one more slot of context adds.
+    `prefill` is a token's share of reading a long prompt; `per_slot` is what one more slot of context adds. Each
+    forward of a draft with `streams` says so many more tokens; their seconds are included.
     """
 
     points: Mapping[int, Mapping[int, float]]
     prefill: float
     per_slot: float = 0.0
     thorough: bool = False
+    streams: int = 0
 
     def seconds(self, tokens: float, rows: int = 1, context: int = CONTEXT) -> float:
         """Between measured points a straight line. Where only single rows were measured, more of them count as that
@@ -67,6 +69,14 @@ class Curve:
             beside = _beside(sorted(self.points), rows)
             base = _interpolate({near: _interpolate(self.points[near], tokens) for near in beside}, rows)
         return base + self.per_slot * rows * (context - CONTEXT)
+
+    def drafting(self, tokens: int, rows: int = 1, context: int = CONTEXT) -> float:
+        """Of drafting so many tokens a row: the first forward reads one, each other all that the last one said."""
+        said = 1 + self.streams
+        forwards = -(-tokens // said)
+        if forwards < 2:
+            return forwards * self.seconds(1, rows, context)
+        return self.seconds(1, rows, context) + (forwards - 1) * self.seconds(said, rows, context)
 
     def lacks(self, rows: int) -> list[int]:
         """Row counts yet to be measured for a batch of up to `rows`: those below, and the next one."""
@@ -93,7 +103,8 @@ class Curve:
         }
         if 1 not in points or not all(some and min(some.values()) > 0 for some in points.values()):
             raise ValueError("no curve")
-        return cls(points, float(data["prefill"]), float(data["per_slot"]), bool(data["thorough"]))
+        streams = int(data.get("streams", 0))
+        return cls(points, float(data["prefill"]), float(data["per_slot"]), bool(data["thorough"]), streams)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +199,7 @@ def measure(lm: LM, *, thorough: bool) -> Curve:
     times = _medians(jobs, _ROUNDS[thorough])
     points = _points(times, grid)
     slope = (times["far"] - points[1][4]) / (far - room) if "far" in times else 0.0
-    return Curve(points, times["prefill"] / room, max(slope, 0.0), thorough)
+    return Curve(points, times["prefill"] / room, max(slope, 0.0), thorough, _streams(lm))
 
 
 def measure_rows(lm: LM, grid: _Grid, *, thorough: bool = False) -> _Points:
@@ -238,10 +249,17 @@ def filled(lm: LM, rows: int, length: int, room: int) -> SlotCache:
 
 
 def seconds(lm: LM, cache: SlotCache, rows: int, q: int) -> float:
-    """Of a forward of q tokens in each of the first rows, the choice of the best tokens included."""
+    """Of a forward of q tokens in each of the first rows, the choice of the best tokens included, streams' too."""
     tokens = [[(7 * column + 13) % lm.vocab_size for column in range(q)]] * rows
     begun = perf_counter()
-    lm.forward(cache, tokens, range(rows)).argmax(dim=-1).tolist()
+    if lm.streams is None:
+        lm.forward(cache, tokens, range(rows)).argmax(dim=-1).tolist()
+        return perf_counter() - begun
+    logits, states = lm.forward_states(cache, tokens, range(rows))
+    newest, states = logits.argmax(dim=-1)[:, -1].tolist(), states[:, -1]
+    for number in range(len(lm.streams)):
+        states, logits = lm.streams.follow(number, states, newest)
+        newest = logits.argmax(dim=-1).tolist()
     return perf_counter() - begun
 
 
@@ -254,9 +272,13 @@ def _time_prefill(lm: LM, cache: SlotCache, length: int) -> float:
     return (perf_counter() - begun) * length / read
 
 
+def _streams(lm: LM) -> int:
+    return 0 if lm.streams is None else len(lm.streams)
+
+
 def fingerprint(lm: LM) -> str:
     """What the time of a forward depends on."""
-    facts: Sequence[Any] = (
+    facts: list[Any] = [
         lm.config.to_json_string(use_diff=False),
         repr(lm.module),
         str(lm.dtype),
@@ -269,5 +291,7 @@ def fingerprint(lm: LM) -> str:
         torch.__version__,
         torch.get_num_threads(),
         [QUICK, THOROUGH, BATCH],
-    )
+    ]
+    if lm.streams is not None:
+        facts.append(lm.streams.shape)
     return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -83,6 +83,11 @@ class Streams:
     def __len__(self) -> int:
         return self._cells.shape.count
 
+    @property
+    def shape(self) -> tuple[Shape, int]:
+        """What their time depends on: the cells' shape, and how many ids their head is over."""
+        return self._cells.shape, len(self._head)
+
     @torch.inference_mode()
     def follow(self, number: int, states: Tensor, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Stream `number`, from 0: on from `states` `[n, H]`, behind which `tokens` were drafted. Returns states of

@@ -219,6 +219,13 @@ class MirrorParams(Method):
     candidates: int = Field(
         default=4, ge=0, le=16, description="verdicts prepared for at each position; 0: plain draft-model"
     )
+    trust: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="weight of what the target says half-way beside the draft's own second choices; 0: it is not "
+        "asked; 1: it alone",
+    )
     branches: int = Field(default=8, ge=1, le=64, description="most verdicts prepared for in a round, a row")
     overlap: Literal["none", "thread", "worker"] = Field(
         default="none",

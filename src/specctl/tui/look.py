@@ -107,9 +107,24 @@ def round_lines(one: Round, width: int, rows: int = 1) -> list[Line]:
                 below = [((text, QUIET), len(text), size) for text, size in said]
                 drawn.append(_line(label, below, "", room))
     if one.mark:
-        mark = _shortened(f"↳ {safe_line(one.mark)}", room)
-        drawn.append(_line("", [((mark, QUIET), cells(mark), room)], "", room))
+        drawn.append(_line("", _marked(one, room), "", room))
     return drawn
+
+
+def _marked(one: Round, room: int) -> list[tuple[Chip, int, int]]:
+    """A method's mark, and as far as there is room the verdicts it was ready for: tokens accepted, the one behind
+    them. First and in its own style the one that came."""
+    mark = _shortened(f"↳ {safe_line(one.mark)}", room)
+    items = [((mark, QUIET), cells(mark), cells(mark))]
+    free = room - cells(mark)
+    came = (one.accepted, one.bonus)
+    for n, piece in sorted(one.ready, key=lambda verdict: verdict != came):
+        number, token = f" {n}", chip(piece, BONUS if (n, piece) == came else QUIET)
+        free -= cells(number) + cells(token[0]) + 2
+        if free < 0:
+            break
+        items += [((number, QUIET), cells(number), cells(number)), (token, cells(token[0]), cells(token[0]))]
+    return items
 
 
 Cell = tuple[Chip, int, int, float | None, float | None]

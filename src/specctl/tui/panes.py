@@ -76,7 +76,17 @@ class Rounds(Widget):
         lines: list[Strip] = []
         kept: dict[Hashable, list[Strip]] = {}
         for one in reversed(self._run.recent):
-            key = (one.row, one.number, one.pieces, one.accepted, one.bonus, one.p, one.q, one.mark)
+            key = (
+                one.row,
+                one.number,
+                one.pieces,
+                one.accepted,
+                one.bonus,
+                one.p,
+                one.q,
+                one.mark,
+                one.ready,
+            )
             if key not in self._judged:
                 self._judged[key] = [self._strip(line) for line in look.round_lines(one, width, rows)]
             kept[key] = self._judged[key]
