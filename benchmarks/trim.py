@@ -4,11 +4,16 @@
     python benchmarks/trim.py step --pair P --trim DIR [--repeats 15]
     python benchmarks/trim.py answers --pair P --trim DIR [--prompts FILE.jsonl] [--start 0] [--count 8]
     python benchmarks/trim.py cut --pair P --trim DIR
+    python benchmarks/trim.py write --pair P --prompts FILE.jsonl --answers ANSWERS.jsonl [--per-category 3]
+    python benchmarks/trim.py count --pair P --trim DIR --answers ANSWERS.jsonl [--quantize int4]
 
 head: the vocabulary head at V, V/2 … V/16. step: a drafter's step, whole and trimmed. answers: end to end, by
 category; `--start` and `--count` take it in pieces. cut: time and memory of trimming by the answers DIR holds.
-Whole and trimmed take turns in one process. Run it with everything else idle,
+Whole and trimmed take turns in one process. Run these with everything else idle,
 on prompts that DIR was not calibrated with.
+
+write: the target's answers to new prompts; a killed run goes on. count: coverage, mean acceptance length and MBSU
+on them at V, V/2 … V/32, kept by the answers of DIR. These two count, and may share the machine.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +38,7 @@ from foundation import PROMPTS
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("check", choices=("head", "step", "answers", "cut"))
+    parser.add_argument("check", choices=list(CHECKS))
     parser.add_argument("--pair", default="qwen2.5-coder-1.5b")
     parser.add_argument("--trim", type=Path)
     parser.add_argument("--quantize", choices=("int8", "int4"))
@@ -43,8 +48,10 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--answers", type=Path, help="written by `write`, read by `count`")
+    parser.add_argument("--per-category", type=int, default=3, help="questions of each category for `write`")
     options = parser.parse_args()
-    {"head": head, "step": step, "answers": answers, "cut": cut}[options.check](options)
+    CHECKS[options.check](options)
 
 
 def middle(values: list[float]) -> str:
@@ -182,6 +189,74 @@ def cut(options: argparse.Namespace) -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"{seconds:.1f} s (aim <= 10), peak {peak:.0f} MB (aim: the head + 500), {os.cpu_count()} cores")
 
+
+def write(options: argparse.Namespace) -> None:
+    """Plain answers to the first questions of each category, appended as they come."""
+    from specctl.profile import override, read
+    from specctl.session import open_session
+    from specctl.training.conversations import answered
+
+    taken: dict[int, tuple[str, str]] = {}
+    seen: Counter[str] = Counter()
+    for number, line in enumerate(map(json.loads, options.prompts.read_text(encoding="utf-8").splitlines())):
+        seen[line["category"]] += 1
+        if seen[line["category"]] <= options.per_category:
+            taken[number] = line["category"], (line.get("turns") or [line["prompt"]])[0]
+    done = {one["index"] for one in read_answers(options.answers)} if options.answers.exists() else set()
+    profile = override.merge(read.load("plain"), {"pair": options.pair})
+    plain = open_session(profile, folders(options.pair)[0], None, target_name=options.pair, draft_name=None)
+    prompts = {
+        n: plain.encode(text, system=None, raw=False) for n, (_, text) in taken.items() if n not in done
+    }
+    with options.answers.open("a", encoding="utf-8") as out:
+        for one in answered(plain, prompts, max_new_tokens=options.new_tokens, batch_size=8):
+            fields = {"index": one.index, "category": taken[one.index][0]}
+            print(json.dumps({**fields, "prompt": one.prompt, "answer": one.answer}), file=out, flush=True)
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """Lines of `write`, or of `calibration.jsonl`; one that was cut off is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [one for one in map(json.loads, lines) if "answer" in one]
+
+
+def count(options: argparse.Namespace) -> None:
+    from specctl.trim import calibration, costs, counts, curve, expected, job
+
+    target, draft = folders(options.pair)
+    kept = calibration.read(options.trim)[1]
+    opened = session(options, None)
+    made = job.plan(target, draft, kept, expected.masses(opened.draft, kept))
+    sizes = sorted(curve.rounded(made.rows >> step, made.rows) for step in range(6))
+    samples = [
+        calibration.Sample(one["index"], one["category"], tuple(one["prompt"]), tuple(one["answer"]))
+        for one in read_answers(options.answers)
+    ]
+    right = {one.index: costs.hits(opened.draft, one, made.order, sizes).tolist() for one in samples}
+    counted = int(made.tally.sum()), int((made.tally > 0).sum())
+    print(f"kept by {counted[0]:,} tokens, {counted[1]:,} of them different; {len(samples)} answers judge")
+    whole = made.rows
+    for category, group in [*calibration.by_category(samples), ("all", samples)]:
+        tally = counts.count((one.answer for one in group), made.target.rows)
+        covered = counts.covered(made.order, tally)
+        print(f"{category} ({int(tally.sum()):,} tokens)")
+        lengths = {
+            size: costs.acceptance_length((right[one.index][at] for one in group), options.draft_tokens)
+            for at, size in enumerate(sizes)
+        }
+        gains = {
+            size: costs.mbsu(length, made.draft, made.target, size, options.draft_tokens)
+            for size, length in lengths.items()
+        }
+        for size in reversed(sizes):
+            print(
+                f"  {size:>8,} rows: coverage {float(covered[size - 1]):.4f}, mean acceptance length "
+                f"{lengths[size]:.3f} ({lengths[size] / lengths[whole]:.4f} x), MBSU {gains[size]:.3f} "
+                f"({gains[size] / gains[whole]:.3f} x)"
+            )
+
+
+CHECKS = {"head": head, "step": step, "answers": answers, "cut": cut, "write": write, "count": count}
 
 if __name__ == "__main__":
     main()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from fake_tokenizers import SPECIAL, byte_tokenizer
 from fakes import tiny_module
@@ -33,6 +34,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def masses(rows: int = 300) -> Tensor:
+    """Nothing but the answers says anything."""
+    return torch.zeros(2, rows, dtype=torch.float64)
+
+
 def samples(n: int) -> list[Sample]:
     return [Sample(i, "ab"[i % 2], (1, 2), (40 + i, 41, END), calibration.digest(f"p{i}")) for i in range(n)]
 
@@ -43,7 +49,7 @@ def test_ends_specials_and_the_template_always_stay(model: Path) -> None:
     assert words.special | words.ends <= must
     assert END in must
     assert set(TOKENIZER("assistant\n", add_special_tokens=False).input_ids) <= must
-    made = job.plan(model, model, samples(10))
+    made = job.plan(model, model, samples(10), masses())
     path = job.finish(model.parent / "cut", made, made.covered([64])[0], SETTINGS)
     ids, facts = trimmed.read_map(path.parent)
     assert must <= set(ids.tolist())
@@ -57,7 +63,7 @@ def test_ends_specials_and_the_template_always_stay(model: Path) -> None:
 def test_an_export_speaks_of_the_folders_own_map(model: Path, tmp_path: Path) -> None:
     kept = Calibration(tmp_path / "x", SETTINGS)
     kept.extend(samples(6), lambda sample: None)
-    made = job.plan(model, model, kept.ordered())
+    made = job.plan(model, model, kept.ordered(), masses())
     job.finish(tmp_path / "x", made, made.covered([64])[0], SETTINGS)
     listed = torch.load(job.export(tmp_path / "x", "token-map"), weights_only=True)
     assert torch.equal(export.from_token_map(listed), job.described(tmp_path / "x")[0])
@@ -116,7 +122,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    made = job.plan(model, model, samples(6))
+    made = job.plan(model, model, samples(6), masses())
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(Exception, match="No space left"):
         job.finish(tmp_path / "x", made, made.covered([64])[0], SETTINGS)
@@ -181,6 +187,7 @@ def test_from_prompts_to_a_folder_that_drafts(
 ) -> None:
     """Prompts answered, half of them by a run that is gone on with; cut; checked; and drafted with."""
     from specctl.cli.main import main
+    from specctl.cli.trim_models import Models
 
     for name in ("CONFIG", "DATA", "CACHE"):
         monkeypatch.setenv(f"SPECCTL_{name}_DIR", str(tmp_path / "home" / name))
@@ -197,7 +204,9 @@ def test_from_prompts_to_a_folder_that_drafts(
     assert main(made) == 2
     assert "already holds" in capsys.readouterr().err
     answers = Path("cut/calibration.jsonl").read_bytes()
-    assert main([*made[:-1], "--force", "-q"]) == 0
+    with monkeypatch.context() as again:
+        again.setattr(Models, "session", None)
+        assert main([*made[:-1], "--force", "-q"]) == 0, "another cut needs no model"
     assert Path("cut/calibration.jsonl").read_bytes() == answers, "nothing is generated twice"
     capsys.readouterr()
     assert main([*common, "--check", "cut", "--prompts", "new.jsonl", "-n", "4", "--json"]) == 0

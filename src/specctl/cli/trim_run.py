@@ -20,11 +20,13 @@ from specctl.models.load import load_tokenizer
 from specctl.models.quantize import Maker
 from specctl.store import vocabulary
 from specctl.store.files import write_atomic
-from specctl.trim import calibration, counts, curve, gather, job, rates, source, write
+from specctl.trim import calibration, counts, curve, expected, gather, job, rates, source, write
 from specctl.trim import check as checking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from torch import Tensor
 
     from specctl.trim.calibration import Calibration, Sample
     from specctl.trim.curve import Point
@@ -60,7 +62,8 @@ def run(
 ) -> None:
     write.require_free(output, force=force)
     kept = _calibrated(models, wish, output, force=force, quiet=quiet or as_json)
-    made = job.plan(models.target, models.draft, kept.ordered())
+    mass = _expected(models, wish, output, kept, quiet=quiet or as_json)
+    made = job.plan(models.target, models.draft, kept.ordered(), mass)
     chosen = _asked_size(made, wish)
     points = _curve(models, made, wish, chosen, drawn=report is not None)
     point = next(one for one in points if one.size == chosen) if chosen else curve.best(points)
@@ -168,6 +171,31 @@ def _settings(models: Models, wish: Wish, path: Path | None, found: Sequence[Ent
         max_new_tokens=wish.max_new_tokens,
         seed=wish.seed,
     )
+
+
+def _expected(models: Models, wish: Wish, output: Path, kept: Calibration, *, quiet: bool) -> Tensor:
+    """What the draft holds likely in the answers: kept beside them, so that another size needs no model."""
+    samples = kept.ordered()
+    key = expected.key(samples, f"{models.choice.models[-1].name} {models.quantize}")
+    found = expected.read(output, key)
+    if found is not None:
+        return found
+    draft = models.session(wish.draft_tokens).draft
+    assert draft is not None
+    status, live, done = StatusLine(under_text=False), console.is_live(sys.stderr) and not quiet, 0
+
+    def told(read: int) -> None:
+        nonlocal done
+        done += read
+        if live and status.due():
+            status.show(f"the draft reads the answers · {done:,} tokens")
+
+    try:
+        found = expected.masses(draft, samples, told)
+    finally:
+        status.hide()
+    expected.write(output, key, found)
+    return found
 
 
 def _asked_size(made: Plan, wish: Wish) -> int | None:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from specctl.errors import RequestError
 
+_PRIOR, _PRIOR_FROM = 0.02, 1000
+"""Weight and bend of a Zipf law over ids, of the values tried the best for unseen answers of SmolLM2-135M."""
+
 
 def count(answers: Iterable[Sequence[int]], vocab_size: int) -> Tensor:
     """How often each id occurs, `[vocab_size]`. Raises RequestError if there is no token at all."""
@@ -20,16 +23,29 @@ def count(answers: Iterable[Sequence[int]], vocab_size: int) -> Tensor:
     return found
 
 
-def ranking(counts: Tensor, must: Collection[int], rows: int) -> Tensor:
-    """All ids below `rows` in the order they are kept: `must` first, then the more frequent, then the lower.
+def expected(counts: Tensor, mass: Tensor) -> Tensor:
+    """How often to expect each id in other answers, `[V]` float64: as often as it was said, or the draft held it
+    likely (`mass`, its probabilities summed over the same places), and a little by its id.
 
-    Merges of a byte-pair vocabulary are numbered by frequency, so among unseen ids the lowest are the best guess.
+    Merges of a byte-pair vocabulary are numbered by how frequent they were, so of ids nothing speaks for the lowest
+    are the best guess.
     """
-    weight = counts.new_zeros(rows)
-    seen = min(rows, len(counts))
-    weight[:seen] = counts[:seen]
-    weight[[one for one in must if one < rows]] = int(counts.sum()) + 1
+    share = counts / counts.sum() + _fitted(mass, len(counts)) / mass.sum().clamp(min=1)
+    return share + _PRIOR / (torch.arange(len(counts)) + _PRIOR_FROM)
+
+
+def ranking(weight: Tensor, must: Collection[int], rows: int) -> Tensor:
+    """All ids below `rows` in the order they are kept: `must` first, then the more frequent, then the lower."""
+    weight = _fitted(weight, rows)
+    weight[[one for one in must if one < rows]] = weight.sum() + 1
     return weight.sort(descending=True, stable=True).indices
+
+
+def _fitted(values: Tensor, rows: int) -> Tensor:
+    """A copy with `rows` entries, zeros where there were none: models of one family pad differently."""
+    fitted = values.new_zeros(rows)
+    fitted[: len(values)] = values[:rows]
+    return fitted
 
 
 def covered(order: Tensor, counts: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ from specctl.trim.source import Source
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is known once there are answers: `order` of all of them, `judging` the order of those that were counted
-    and the answers that were not, for a curve that does not flatter itself.
+    """What is known once there are answers: `order` by all of them, `judging` the order by those that were counted,
+    `held_out` the others, for a curve that does not flatter itself.
     """
 
     target: Source
@@ -47,15 +47,19 @@ class Plan:
         return rounded(max(counts.size_for(self.judging, tally, share), len(self.must)), self.rows)
 
 
-def plan(target: Path, draft: Path, samples: Sequence[Sample]) -> Plan:
-    """Raises RequestError if the samples hold no tokens, ModelFileError for folders that cannot be used."""
+def plan(target: Path, draft: Path, samples: Sequence[Sample], mass: Tensor) -> Plan:
+    """`mass`: `expected.masses` of these samples.
+
+    Raises RequestError if the samples hold no tokens, ModelFileError for folders that cannot be used.
+    """
     sources = source.find(target), source.find(draft)
     rows = min(one.rows for one in sources)
     must = source.must_keep({target, draft})
     counted, held_out = calibration.split(samples)
     tally = counts.count((one.answer for one in samples), sources[0].rows)
     known = counts.count((one.answer for one in counted), sources[0].rows)
-    order, judging = (counts.ranking(one, must, rows) for one in (tally, known))
+    weights = counts.expected(tally, mass.sum(dim=0)), counts.expected(known, mass[0])
+    order, judging = (counts.ranking(one, must, rows) for one in weights)
     return Plan(*sources, must, tally, order, judging, held_out)
 
 

@@ -9,7 +9,7 @@ from specctl.models.cheap import head_path
 from specctl.models.quantize import SCHEMES
 from specctl.models.saving import save_whole
 from specctl.models.trimmed import FILE, FORMAT, Head, map_digest
-from specctl.trim import calibration, export
+from specctl.trim import calibration, expected, export
 
 
 def write(folder: Path, head: Head, *, tokenizer: str, facts: dict[str, str]) -> Path:
@@ -29,7 +29,7 @@ def require_free(folder: Path, *, force: bool) -> None:
         return
     if not folder.is_dir():
         raise RequestError(f"`{folder}` is not a folder", hint="choose another name")
-    ours = {FILE, calibration.FILE, *export.FILES.values()}
+    ours = {FILE, calibration.FILE, expected.FILE, *export.FILES.values()}
     ours |= {head_path(folder, scheme).name for scheme in SCHEMES}
     others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - ours
     if others:
