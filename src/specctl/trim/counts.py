@@ -57,9 +57,8 @@ def covered(order: Tensor, counts: Tensor) -> Tensor:
 
 def size_for(order: Tensor, counts: Tensor, wanted: float) -> int:
     """The fewest ids of `order` that cover this share. Raises RequestError if all of them do not."""
+    require_share(wanted)
     shares = covered(order, counts)
-    if not 0 < wanted <= 1:
-        raise RequestError(f"`--coverage {wanted:g}` is not a share", hint="give a number above 0, at most 1")
     if float(shares[-1]) < wanted:
         raise RequestError(
             f"a coverage of {wanted:g} cannot be reached: the whole head covers {float(shares[-1]):.4f}",
@@ -68,7 +67,13 @@ def size_for(order: Tensor, counts: Tensor, wanted: float) -> int:
     return int((shares >= wanted).nonzero()[0]) + 1
 
 
-def checked_size(size: int, must: Collection[int], rows: int) -> int:
+def require_share(wanted: float) -> None:
+    """Raises RequestError for what is no share."""
+    if not 0 < wanted <= 1:
+        raise RequestError(f"`--coverage {wanted:g}` is not a share", hint="give a number above 0, at most 1")
+
+
+def require_size(size: int, must: Collection[int], rows: int) -> None:
     """Raises RequestError for a size no head can have."""
     if not 0 < size <= rows:
         raise RequestError(f"`--size {size}` is not possible", hint=f"give a number from 1 to {rows}")
@@ -77,7 +82,6 @@ def checked_size(size: int, must: Collection[int], rows: int) -> int:
             f"`--size {size}` is below the {len(must)} tokens that are always kept",
             hint="ends, special tokens and those of the chat template stay; choose more",
         )
-    return size
 
 
 def keep(order: Tensor, size: int) -> Tensor:

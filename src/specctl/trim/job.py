@@ -42,9 +42,15 @@ class Plan:
         return coverage(self.judging, self.held_out, sizes, self.target.rows)
 
     def size_for(self, share: float) -> int:
-        """Raises RequestError for a share no size reaches."""
+        """Raises RequestError for a share no size reaches, or that is none."""
         tally = counts.count((one.answer for one in self.held_out), self.target.rows)
         return rounded(max(counts.size_for(self.judging, tally, share), len(self.must)), self.rows)
+
+
+def require_possible(target: Path, draft: Path, size: int) -> None:
+    """Raises RequestError for a size no head of this pair can have."""
+    rows = min(source.find(folder).rows for folder in (target, draft))
+    counts.require_size(size, source.must_keep({target, draft}), rows)
 
 
 def plan(target: Path, draft: Path, samples: Sequence[Sample], mass: Tensor) -> Plan:
@@ -78,9 +84,10 @@ def finish(folder: Path, made: Plan, point: Point, settings: calibration.Setting
     return write.write(folder, head, tokenizer=vocabulary.fingerprint(made.draft.folder), facts=facts)
 
 
-def described(folder: Path) -> tuple[Tensor, dict[str, float]]:
-    """The kept ids of a trimmed head, and the coverage it was made with. Raises ModelFileError."""
+def described(folder: Path, draft: Path) -> tuple[Tensor, dict[str, float]]:
+    """The kept ids of a head for this draft, and the coverage it was made with. Raises ModelFileError."""
     ids, facts = trimmed.read_map(folder)
+    trimmed.require_tokenizer(folder, facts, draft)
     return ids, json.loads(facts["coverage"])
 
 
