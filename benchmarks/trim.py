@@ -3,12 +3,13 @@
     python benchmarks/trim.py head [--pair P] [--repeats 9]
     python benchmarks/trim.py step --pair P --trim DIR [--repeats 15]
     python benchmarks/trim.py answers --pair P --trim DIR [--prompts FILE.jsonl] [--start 0] [--count 8]
-    python benchmarks/trim.py cut --pair P --trim DIR
+    python benchmarks/trim.py cut --pair P --trim DIR [--prompts FILE]
     python benchmarks/trim.py write --pair P --prompts FILE.jsonl --answers ANSWERS.jsonl [--per-category 3]
     python benchmarks/trim.py count --pair P --trim DIR --answers ANSWERS.jsonl [--quantize int4]
 
 head: the vocabulary head at V, V/2 … V/16. step: a drafter's step, whole and trimmed. answers: end to end, by
-category; `--start` and `--count` take it in pieces. cut: time and memory of trimming by the answers DIR holds.
+category; `--start` and `--count` take it in pieces. cut: time and memory of trimming by the answers DIR holds, to
+the prompts of FILE, or to the model's own.
 Whole and trimmed take turns in one process. Run these with everything else idle,
 on prompts that DIR was not calibrated with.
 
@@ -23,6 +24,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -176,15 +178,17 @@ def answers(options: argparse.Namespace) -> None:
 
 
 def cut(options: argparse.Namespace) -> None:
-    """The command itself, from the answers DIR holds."""
-    source = [json.loads(line) for line in (options.trim / "calibration.jsonl").open()][1:]
+    """The command itself, in a copy of DIR: another size, from the answers and the draft's expectations there."""
+    from specctl.trim import calibration
+
+    settings, kept = calibration.read(options.trim)
+    source = "self" if settings.prompts == "self" else str(options.prompts)
     with tempfile.TemporaryDirectory() as folder:
-        prompts = Path(folder) / "tokens.jsonl"
-        tokens = [{"answer": " ".join(map(str, one["answer"]))} for one in source]
-        prompts.write_text("".join(json.dumps(one) + "\n" for one in tokens), encoding="utf-8")
-        command = [sys.executable, "-m", "specctl", "trim", "--pair", options.pair, "--size", "16k", "-q"]
+        copy = shutil.copytree(options.trim, Path(folder) / "trim")
+        command = [sys.executable, "-m", "specctl", "trim", "--pair", options.pair, "--calibrate", source]
+        command += ["--count", str(len(kept)), "-n", str(settings.max_new_tokens), "--size", "16k", "-q"]
         begun = time.perf_counter()
-        subprocess.run([*command, "--calibrate", str(prompts), "-o", f"{folder}/trim"], check=True)
+        subprocess.run([*command, "--force", "-o", str(copy)], check=True)
         seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"{seconds:.1f} s (aim <= 10), peak {peak:.0f} MB (aim: the head + 500), {os.cpu_count()} cores")
