@@ -230,19 +230,22 @@ def count(options: argparse.Namespace) -> None:
     target, draft = folders(options.pair)
     kept = calibration.read(options.trim)[1]
     opened = session(options, None)
-    made = job.plan(target, draft, kept, expected.masses(opened.draft, kept))
+    mass = expected.read(options.trim, expected.key(kept, f"{draft.name} None"))
+    made = job.plan(target, draft, kept, expected.masses(opened.draft, kept) if mass is None else mass)
     sizes = sorted(curve.rounded(made.rows >> step, made.rows) for step in range(6))
     samples = [
         calibration.Sample(one["index"], one["category"], tuple(one["prompt"]), tuple(one["answer"]))
         for one in read_answers(options.answers)
     ]
     right = {one.index: costs.hits(opened.draft, one, made.order, sizes).tolist() for one in samples}
+    counted_alone = counts.ranking(made.tally, made.must, made.rows)
     counted = int(made.tally.sum()), int((made.tally > 0).sum())
     print(f"kept by {counted[0]:,} tokens, {counted[1]:,} of them different; {len(samples)} answers judge")
     whole = made.rows
     for category, group in [*calibration.by_category(samples), ("all", samples)]:
         tally = counts.count((one.answer for one in group), made.target.rows)
         covered = counts.covered(made.order, tally)
+        alone = counts.covered(counted_alone, tally)
         print(f"{category} ({int(tally.sum()):,} tokens)")
         lengths = {
             size: costs.acceptance_length((right[one.index][at] for one in group), options.draft_tokens)
@@ -254,7 +257,8 @@ def count(options: argparse.Namespace) -> None:
         }
         for size in reversed(sizes):
             print(
-                f"  {size:>8,} rows: coverage {float(covered[size - 1]):.4f}, mean acceptance length "
+                f"  {size:>8,} rows: coverage {float(covered[size - 1]):.4f} ({float(alone[size - 1]):.4f} by "
+                f"counts alone), mean acceptance length "
                 f"{lengths[size]:.3f} ({lengths[size] / lengths[whole]:.4f} x), MBSU {gains[size]:.3f} "
                 f"({gains[size] / gains[whole]:.3f} x)"
             )
