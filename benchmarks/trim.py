@@ -225,19 +225,21 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
 
 
 def count(options: argparse.Namespace) -> None:
+    from specctl.models.cheap import cheapened
+    from specctl.models.load import load
     from specctl.trim import calibration, costs, counts, curve, expected, job
 
     target, draft = folders(options.pair)
     kept = calibration.read(options.trim)[1]
-    opened = session(options, None)
+    lm = cheapened(load(draft, name=draft.name, native=True), options.quantize)[0]
     mass = expected.read(options.trim, expected.key(kept, f"{draft.name} None"))
-    made = job.plan(target, draft, kept, expected.masses(opened.draft, kept) if mass is None else mass)
+    made = job.plan(target, draft, kept, expected.masses(lm, kept) if mass is None else mass)
     sizes = sorted(curve.rounded(made.rows >> step, made.rows) for step in range(6))
     samples = [
         calibration.Sample(one["index"], one["category"], tuple(one["prompt"]), tuple(one["answer"]))
         for one in read_answers(options.answers)
     ]
-    right = {one.index: costs.hits(opened.draft, one, made.order, sizes).tolist() for one in samples}
+    right = {one.index: costs.hits(lm, one, made.order, sizes).tolist() for one in samples}
     counted_alone = counts.ranking(made.tally, made.must, made.rows)
     counted = int(made.tally.sum()), int((made.tally > 0).sum())
     print(f"kept by {counted[0]:,} tokens, {counted[1]:,} of them different; {len(samples)} answers judge")
