@@ -3,12 +3,18 @@
     python benchmarks/trim.py head [--pair P] [--repeats 9]
     python benchmarks/trim.py step --pair P --trim DIR [--repeats 15]
     python benchmarks/trim.py answers --pair P --trim DIR [--prompts FILE.jsonl] [--start 0] [--count 8]
-    python benchmarks/trim.py cut --pair P --trim DIR
+    python benchmarks/trim.py cut --pair P --trim DIR [--prompts FILE]
+    python benchmarks/trim.py write --pair P --prompts FILE.jsonl --answers ANSWERS.jsonl [--per-category 3]
+    python benchmarks/trim.py count --pair P --trim DIR --answers ANSWERS.jsonl [--quantize int4]
 
 head: the vocabulary head at V, V/2 … V/16. step: a drafter's step, whole and trimmed. answers: end to end, by
-category; `--start` and `--count` take it in pieces. cut: time and memory of trimming by the answers DIR holds.
-Whole and trimmed take turns in one process. Run it with everything else idle,
+category; `--start` and `--count` take it in pieces. cut: time and memory of trimming by the answers DIR holds, to
+the prompts of FILE, or to the model's own.
+Whole and trimmed take turns in one process. Run these with everything else idle,
 on prompts that DIR was not calibrated with.
+
+write: the target's answers to new prompts; a killed run goes on. count: coverage, mean acceptance length and MBSU
+on them at V, V/2 … V/32, kept by the answers of DIR. These two count, and may share the machine.
 """
 
 from __future__ import annotations
@@ -18,12 +24,13 @@ import json
 import math
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +40,7 @@ from foundation import PROMPTS
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("check", choices=("head", "step", "answers", "cut"))
+    parser.add_argument("check", choices=list(CHECKS))
     parser.add_argument("--pair", default="qwen2.5-coder-1.5b")
     parser.add_argument("--trim", type=Path)
     parser.add_argument("--quantize", choices=("int8", "int4"))
@@ -43,8 +50,10 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--count", type=int, default=8)
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--answers", type=Path, help="written by `write`, read by `count`")
+    parser.add_argument("--per-category", type=int, default=3, help="questions of each category for `write`")
     options = parser.parse_args()
-    {"head": head, "step": step, "answers": answers, "cut": cut}[options.check](options)
+    CHECKS[options.check](options)
 
 
 def middle(values: list[float]) -> str:
@@ -169,19 +178,95 @@ def answers(options: argparse.Namespace) -> None:
 
 
 def cut(options: argparse.Namespace) -> None:
-    """The command itself, from the answers DIR holds."""
-    source = [json.loads(line) for line in (options.trim / "calibration.jsonl").open()][1:]
+    """The command itself, in a copy of DIR: another size, from the answers and the draft's expectations there."""
+    from specctl.trim import calibration
+
+    settings, kept = calibration.read(options.trim)
+    source = "self" if settings.prompts == "self" else str(options.prompts)
     with tempfile.TemporaryDirectory() as folder:
-        prompts = Path(folder) / "tokens.jsonl"
-        tokens = [{"answer": " ".join(map(str, one["answer"]))} for one in source]
-        prompts.write_text("".join(json.dumps(one) + "\n" for one in tokens), encoding="utf-8")
-        command = [sys.executable, "-m", "specctl", "trim", "--pair", options.pair, "--size", "16k", "-q"]
+        copy = shutil.copytree(options.trim, Path(folder) / "trim")
+        command = [sys.executable, "-m", "specctl", "trim", "--pair", options.pair, "--calibrate", source]
+        command += ["--count", str(len(kept)), "-n", str(settings.max_new_tokens), "--size", "16k", "-q"]
         begun = time.perf_counter()
-        subprocess.run([*command, "--calibrate", str(prompts), "-o", f"{folder}/trim"], check=True)
+        subprocess.run([*command, "--force", "-o", str(copy)], check=True)
         seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"{seconds:.1f} s (aim <= 10), peak {peak:.0f} MB (aim: the head + 500), {os.cpu_count()} cores")
 
+
+def write(options: argparse.Namespace) -> None:
+    """Plain answers to the first questions of each category, appended as they come."""
+    from specctl.profile import override, read
+    from specctl.session import open_session
+    from specctl.training.conversations import answered
+
+    taken: dict[int, tuple[str, str]] = {}
+    seen: Counter[str] = Counter()
+    for number, line in enumerate(map(json.loads, options.prompts.read_text(encoding="utf-8").splitlines())):
+        seen[line["category"]] += 1
+        if seen[line["category"]] <= options.per_category:
+            taken[number] = line["category"], (line.get("turns") or [line["prompt"]])[0]
+    done = {one["index"] for one in read_answers(options.answers)} if options.answers.exists() else set()
+    profile = override.merge(read.load("plain"), {"pair": options.pair})
+    plain = open_session(profile, folders(options.pair)[0], None, target_name=options.pair, draft_name=None)
+    prompts = {
+        n: plain.encode(text, system=None, raw=False) for n, (_, text) in taken.items() if n not in done
+    }
+    with options.answers.open("a", encoding="utf-8") as out:
+        for one in answered(plain, prompts, max_new_tokens=options.new_tokens, batch_size=8):
+            fields = {"index": one.index, "category": taken[one.index][0]}
+            print(json.dumps({**fields, "prompt": one.prompt, "answer": one.answer}), file=out, flush=True)
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """Lines of `write`, or of `calibration.jsonl`; one that was cut off is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [one for one in map(json.loads, lines) if "answer" in one]
+
+
+def count(options: argparse.Namespace) -> None:
+    from specctl.models.cheap import cheapened
+    from specctl.models.load import load
+    from specctl.trim import calibration, costs, counts, curve, expected, job
+
+    target, draft = folders(options.pair)
+    kept = calibration.read(options.trim)[1]
+    lm = cheapened(load(draft, name=draft.name, native=True), options.quantize)[0]
+    mass = expected.read(options.trim, expected.key(kept, f"{draft.name} None"))
+    made = job.plan(target, draft, kept, expected.masses(lm, kept) if mass is None else mass)
+    sizes = sorted(curve.rounded(made.rows >> step, made.rows) for step in range(6))
+    samples = [
+        calibration.Sample(one["index"], one["category"], tuple(one["prompt"]), tuple(one["answer"]))
+        for one in read_answers(options.answers)
+    ]
+    right = {one.index: costs.hits(lm, one, made.order, sizes).tolist() for one in samples}
+    counted_alone = counts.ranking(made.tally, made.must, made.rows)
+    counted = int(made.tally.sum()), int((made.tally > 0).sum())
+    print(f"kept by {counted[0]:,} tokens, {counted[1]:,} of them different; {len(samples)} answers judge")
+    whole = made.rows
+    for category, group in [*calibration.by_category(samples), ("all", samples)]:
+        tally = counts.count((one.answer for one in group), made.target.rows)
+        covered = counts.covered(made.order, tally)
+        alone = counts.covered(counted_alone, tally)
+        print(f"{category} ({int(tally.sum()):,} tokens)")
+        lengths = {
+            size: costs.acceptance_length((right[one.index][at] for one in group), options.draft_tokens)
+            for at, size in enumerate(sizes)
+        }
+        gains = {
+            size: costs.mbsu(length, made.draft, made.target, size, options.draft_tokens)
+            for size, length in lengths.items()
+        }
+        for size in reversed(sizes):
+            print(
+                f"  {size:>8,} rows: coverage {float(covered[size - 1]):.4f} ({float(alone[size - 1]):.4f} by "
+                f"counts alone), mean acceptance length "
+                f"{lengths[size]:.3f} ({lengths[size] / lengths[whole]:.4f} x), MBSU {gains[size]:.3f} "
+                f"({gains[size] / gains[whole]:.3f} x)"
+            )
+
+
+CHECKS = {"head": head, "step": step, "answers": answers, "cut": cut, "write": write, "count": count}
 
 if __name__ == "__main__":
     main()

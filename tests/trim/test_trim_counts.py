@@ -79,8 +79,8 @@ def test_a_coverage_beyond_the_drafts_vocabulary_is_refused() -> None:
 @pytest.mark.parametrize(("size", "says"), [(0, "not possible"), (31, "not possible"), (2, "below the 3")])
 def test_sizes_no_head_can_have_are_refused(size: int, says: str) -> None:
     with pytest.raises(RequestError, match=says):
-        counts.checked_size(size, {1, 2, 3}, VOCAB)
-    assert counts.checked_size(30, {1, 2, 3}, VOCAB) == 30
+        counts.require_size(size, {1, 2, 3}, VOCAB)
+    counts.require_size(30, {1, 2, 3}, VOCAB)
 
 
 def test_no_answers_are_refused() -> None:

@@ -20,11 +20,13 @@ from specctl.models.load import load_tokenizer
 from specctl.models.quantize import Maker
 from specctl.store import vocabulary
 from specctl.store.files import write_atomic
-from specctl.trim import calibration, counts, curve, gather, job, rates, source, write
+from specctl.trim import calibration, counts, curve, expected, gather, job, rates, source, write
 from specctl.trim import check as checking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from torch import Tensor
 
     from specctl.trim.calibration import Calibration, Sample
     from specctl.trim.curve import Point
@@ -58,9 +60,11 @@ def run(
     as_json: bool,
     quiet: bool,
 ) -> None:
+    _require_possible(models, wish, report)
     write.require_free(output, force=force)
     kept = _calibrated(models, wish, output, force=force, quiet=quiet or as_json)
-    made = job.plan(models.target, models.draft, kept.ordered())
+    mass = _expected(models, wish, output, kept, quiet=quiet or as_json)
+    made = job.plan(models.target, models.draft, kept.ordered(), mass)
     chosen = _asked_size(made, wish)
     points = _curve(models, made, wish, chosen, drawn=report is not None)
     point = next(one for one in points if one.size == chosen) if chosen else curve.best(points)
@@ -87,10 +91,10 @@ def check(
     models: Models, folder: Path, prompts: Path, new_tokens: int, batch_size: int, *, as_json: bool
 ) -> None:
     """Coverage of the target's answers to new prompts, beside what the calibration promised."""
-    ids, promised = job.described(folder)
+    ids, promised = job.described(folder, models.draft)
     found = gather.entries(prompts)
     known = calibration.read(folder)
-    texts = [calibration.digest(entry.prompt) for entry in found if entry.prompt]
+    texts = [entry.known_by for entry in found]
     calibration.refuse_shared([one.text for one in known[1]] if known else [], texts, str(prompts))
     tokenizer = load_tokenizer(models.target)
     samples = list(gather.given(tokenizer, found, tokenizer.eos_token_id))
@@ -105,6 +109,18 @@ def check(
     trim_show.check_table(result, promised, as_json=as_json)
 
 
+def _require_possible(models: Models, wish: Wish, report: Path | None) -> None:
+    """What can be known before hours of answers. Raises RequestError."""
+    if wish.size is not None:
+        job.require_possible(models.target, models.draft, wish.size)
+    if wish.coverage is not None:
+        counts.require_share(wish.coverage)
+    if wish.answers == "text" and wish.calibrate == "self":
+        raise RequestError("`--answers text` needs a file", hint="give one: `--calibrate FILE`")
+    if report is not None and not report.absolute().parent.is_dir():
+        raise RequestError(f"there is no folder for `{report}`", hint="make it first")
+
+
 def _calibrated(models: Models, wish: Wish, output: Path, *, force: bool, quiet: bool) -> Calibration:
     """All the answers wanted, from the folder or made now. Raises typer.Exit when interrupted."""
     path = None if wish.calibrate == "self" else Path(wish.calibrate)
@@ -116,7 +132,7 @@ def _calibrated(models: Models, wish: Wish, output: Path, *, force: bool, quiet:
         return kept
     if wish.answers != "target":
         console.note(
-            f"note: {kept.settings.origin} keep a worse part of the vocabulary than the target's answers"
+            f"note: by {kept.settings.origin} a worse part of the vocabulary is kept than by the target's answers"
         )
     with Interrupt() as interrupt:
         progress = _Progress(len(indices), len(kept.samples), quiet=quiet)
@@ -134,8 +150,6 @@ def _samples(
     models: Models, wish: Wish, found: Sequence[Entry], missing: list[int], cancelled: Callable[[], bool]
 ) -> Iterator[Sample]:
     if wish.answers == "text":
-        if not found:
-            raise RequestError("`--answers text` needs a file", hint="give one: `--calibrate FILE`")
         found = [gather.as_text(entry) for entry in found]
     if found:
         tokenizer = load_tokenizer(models.target)
@@ -170,9 +184,34 @@ def _settings(models: Models, wish: Wish, path: Path | None, found: Sequence[Ent
     )
 
 
+def _expected(models: Models, wish: Wish, output: Path, kept: Calibration, *, quiet: bool) -> Tensor:
+    """What the draft holds likely in the answers: kept beside them, so that another size needs no model."""
+    samples = kept.ordered()
+    key = expected.key(samples, f"{models.choice.models[-1].name} {models.quantize}")
+    found = expected.read(output, key)
+    if found is not None:
+        return found
+    draft = models.session(wish.draft_tokens).draft
+    assert draft is not None
+    status, live, done = StatusLine(under_text=False), console.is_live(sys.stderr) and not quiet, 0
+
+    def told(read: int) -> None:
+        nonlocal done
+        done += read
+        if live and status.due():
+            status.show(f"the draft reads the answers · {done:,} tokens")
+
+    try:
+        found = expected.masses(draft, samples, told)
+    finally:
+        status.hide()
+    expected.write(output, key, found)
+    return found
+
+
 def _asked_size(made: Plan, wish: Wish) -> int | None:
     if wish.size is not None:
-        return counts.checked_size(wish.size, made.must, made.rows)
+        return wish.size
     return None if wish.coverage is None else made.size_for(wish.coverage)
 
 

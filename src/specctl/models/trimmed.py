@@ -95,11 +95,15 @@ def read(folder: Path, lm: LM, source: Path, vocab_size: int) -> Head:
     map draft nonsense silently.
     """
     head, facts = _read(folder)
-    tokenizer = vocabulary.fingerprint(source)
-    if facts.get("tokenizer") != tokenizer:
-        _refuse(folder, f"was made for another tokenizer than that of `{lm.name}`")
+    require_tokenizer(folder, facts, source)
     _check_rows(folder, head, lm, vocab_size)
     return head
+
+
+def require_tokenizer(folder: Path, facts: dict[str, str], source: Path) -> None:
+    """Raises ModelFileError unless the head was made for the tokenizer of the model in `source`."""
+    if facts.get("tokenizer") != vocabulary.fingerprint(source):
+        _refuse(folder, f"was made for another tokenizer than that of `{source.name}`")
 
 
 def read_map(folder: Path) -> tuple[Tensor, dict[str, str]]:

@@ -51,12 +51,13 @@ class Calibration:
         self._path = folder / FILE
         self.settings = settings
         self.samples: dict[int, Sample] = {}
-        found = read(folder) if self._path.exists() else None
+        found = read(folder)
         if found is not None and found[0] == settings:
             self.samples = {one.index: one for one in found[1]}
-        elif found is not None and not force:
+        elif self._path.exists() and not force:
+            what = "with other settings" if found else "that cannot be read"
             raise RequestError(
-                f"`{folder}` holds a calibration with other settings",
+                f"`{folder}` holds a calibration {what}",
                 hint="choose another folder, or --force to start again",
             )
         with files.disk_errors(str(self._path)):

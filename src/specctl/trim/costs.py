@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -78,19 +78,30 @@ def hits(draft: LM, sample: Sample, order: Tensor, sizes: Sequence[int]) -> Tens
     As long as drafts are accepted a drafter has read exactly the answer, so greedy acceptance can be replayed.
     `sizes` ascend; the kept sets are the beginnings of `order`.
     """
-    cache = draft.new_cache()
-    cache.reserve(1, len(sample.prompt) + len(sample.answer) + draft.row_floor)
-    row = cache.admit()
-    draft.prefill(cache, row, sample.prompt[:-1])
-    fed = [sample.prompt[-1], *sample.answer[:-1]]
     answer = torch.tensor(sample.answer, device=draft.device)
-    best: list[Tensor] = []
+    best = [_best(logits[:, order], order, sizes) for logits in read_along(draft, sample)]
+    return torch.cat(best, dim=1) == answer
+
+
+def read_along(draft: LM, sample: Sample) -> Iterator[Tensor]:
+    """The draft's logits `[q, V]` at the places of the answer, in pieces.
+
+    Without a prompt the first token of the answer stands for it, and has no logits.
+    """
+    prompt = sample.prompt or sample.answer[:1]
+    answer = sample.answer if sample.prompt else sample.answer[1:]
+    if not answer:
+        return
+    cache = draft.new_cache()
+    cache.reserve(1, len(prompt) + len(answer) + draft.row_floor)
+    row = cache.admit()
+    draft.prefill(cache, row, prompt[:-1])
+    fed = [prompt[-1], *answer[:-1]]
     for start in range(0, len(fed), _CHUNK):
         chunk = fed[start : start + _CHUNK]
         logits = draft.forward(cache, [chunk], range(row, row + 1))[0]
         cache.commit(row, len(chunk))
-        best.append(_best(logits[:, order], order, sizes))
-    return torch.cat(best, dim=1) == answer
+        yield logits
 
 
 def _best(logits: Tensor, order: Tensor, sizes: Sequence[int]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,11 @@ class Entry:
     category: str
     prompt: str
     answer: str | None
+
+    @property
+    def known_by(self) -> str:
+        """How the line is known again: by its prompt, or by its answer if it has no other."""
+        return digest(self.prompt or self.answer or "")
 
 
 def entries(path: Path) -> list[Entry]:
@@ -68,17 +73,17 @@ def _entry(where: str, line: str) -> Entry:
     return Entry(str(fields.get("category", "file")), prompt, answer)
 
 
-def given(tokenizer: Any, found: Sequence[Entry], end: int) -> Iterator[Sample]:
+def given(tokenizer: Any, found: Iterable[Entry], end: int) -> Iterator[Sample]:
     """The answers a file has, as tokens with the end an answer has; lines without one are left out."""
     for index, entry in enumerate(found):
         if entry.answer is not None:
             ids = tokenizer(entry.answer, add_special_tokens=False, split_special_tokens=True).input_ids
-            yield Sample(index, entry.category, (), (*ids, end), digest(entry.prompt))
+            yield Sample(index, entry.category, (), (*ids, end), entry.known_by)
 
 
 def as_text(entry: Entry) -> Entry:
     """The line's own text in place of an answer to it."""
-    return Entry(entry.category, "", f"{entry.prompt}\n{entry.answer or ''}".strip())
+    return Entry(entry.category, entry.prompt, f"{entry.prompt}\n{entry.answer or ''}".strip())
 
 
 def from_prompts(
@@ -96,7 +101,7 @@ def from_prompts(
         session, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, cancelled=cancelled
     ):
         entry = found[one.index]
-        yield Sample(one.index, entry.category, one.prompt, one.answer, digest(entry.prompt))
+        yield Sample(one.index, entry.category, one.prompt, one.answer, entry.known_by)
 
 
 def from_itself(

@@ -21,8 +21,8 @@ from specctl.trim.source import Source
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is known once there are answers: `order` of all of them, `judging` the order of those that were counted
-    and the answers that were not, for a curve that does not flatter itself.
+    """What is known once there are answers: `order` by all of them, `judging` the order by those that were counted,
+    `held_out` the others, for a curve that does not flatter itself.
     """
 
     target: Source
@@ -42,20 +42,30 @@ class Plan:
         return coverage(self.judging, self.held_out, sizes, self.target.rows)
 
     def size_for(self, share: float) -> int:
-        """Raises RequestError for a share no size reaches."""
+        """Raises RequestError for a share no size reaches, or that is none."""
         tally = counts.count((one.answer for one in self.held_out), self.target.rows)
         return rounded(max(counts.size_for(self.judging, tally, share), len(self.must)), self.rows)
 
 
-def plan(target: Path, draft: Path, samples: Sequence[Sample]) -> Plan:
-    """Raises RequestError if the samples hold no tokens, ModelFileError for folders that cannot be used."""
+def require_possible(target: Path, draft: Path, size: int) -> None:
+    """Raises RequestError for a size no head of this pair can have."""
+    rows = min(source.find(folder).rows for folder in (target, draft))
+    counts.require_size(size, source.must_keep({target, draft}), rows)
+
+
+def plan(target: Path, draft: Path, samples: Sequence[Sample], mass: Tensor) -> Plan:
+    """`mass`: `expected.masses` of these samples.
+
+    Raises RequestError if the samples hold no tokens, ModelFileError for folders that cannot be used.
+    """
     sources = source.find(target), source.find(draft)
     rows = min(one.rows for one in sources)
     must = source.must_keep({target, draft})
     counted, held_out = calibration.split(samples)
     tally = counts.count((one.answer for one in samples), sources[0].rows)
     known = counts.count((one.answer for one in counted), sources[0].rows)
-    order, judging = (counts.ranking(one, must, rows) for one in (tally, known))
+    weights = counts.expected(tally, mass.sum(dim=0)), counts.expected(known, mass[0])
+    order, judging = (counts.ranking(one, must, rows) for one in weights)
     return Plan(*sources, must, tally, order, judging, held_out)
 
 
@@ -74,9 +84,10 @@ def finish(folder: Path, made: Plan, point: Point, settings: calibration.Setting
     return write.write(folder, head, tokenizer=vocabulary.fingerprint(made.draft.folder), facts=facts)
 
 
-def described(folder: Path) -> tuple[Tensor, dict[str, float]]:
-    """The kept ids of a trimmed head, and the coverage it was made with. Raises ModelFileError."""
+def described(folder: Path, draft: Path) -> tuple[Tensor, dict[str, float]]:
+    """The kept ids of a head for this draft, and the coverage it was made with. Raises ModelFileError."""
     ids, facts = trimmed.read_map(folder)
+    trimmed.require_tokenizer(folder, facts, draft)
     return ids, json.loads(facts["coverage"])
 
 

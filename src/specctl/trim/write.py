@@ -9,7 +9,7 @@ from specctl.models.cheap import head_path
 from specctl.models.quantize import SCHEMES
 from specctl.models.saving import save_whole
 from specctl.models.trimmed import FILE, FORMAT, Head, map_digest
-from specctl.trim import calibration, export
+from specctl.trim import calibration, expected, export
 
 
 def write(folder: Path, head: Head, *, tokenizer: str, facts: dict[str, str]) -> Path:
@@ -18,8 +18,8 @@ def write(folder: Path, head: Head, *, tokenizer: str, facts: dict[str, str]) ->
     if head.bias is not None:
         tensors["bias"] = head.bias
     known = {"format": FORMAT, "tokenizer": tokenizer, "map": map_digest(head.ids, tokenizer)}
-    for scheme in SCHEMES:
-        head_path(folder, scheme).unlink(missing_ok=True)  # of the rows that were here
+    for name in _made_of_it():  # of the rows that were here
+        (folder / name).unlink(missing_ok=True)
     return save_whole(folder / FILE, tensors, {**facts, **known})
 
 
@@ -29,8 +29,7 @@ def require_free(folder: Path, *, force: bool) -> None:
         return
     if not folder.is_dir():
         raise RequestError(f"`{folder}` is not a folder", hint="choose another name")
-    ours = {FILE, calibration.FILE, *export.FILES.values()}
-    ours |= {head_path(folder, scheme).name for scheme in SCHEMES}
+    ours = {FILE, calibration.FILE, expected.FILE, *_made_of_it()}
     others = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - ours
     if others:
         raise RequestError(f"`{folder}` holds other files", hint="choose a new folder")
@@ -38,3 +37,8 @@ def require_free(folder: Path, *, force: bool) -> None:
         raise RequestError(
             f"`{folder}` already holds a trimmed head", hint="--force replaces it, and keeps its calibration"
         )
+
+
+def _made_of_it() -> list[str]:
+    """Files that hold a trimmed head in another form."""
+    return [*export.FILES.values(), *(head_path(Path(), scheme).name for scheme in SCHEMES)]
