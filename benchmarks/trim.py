@@ -230,7 +230,7 @@ def count(options: argparse.Namespace) -> None:
     from specctl.trim import calibration, costs, counts, curve, expected, job
 
     target, draft = folders(options.pair)
-    kept = calibration.read(options.trim)[1]
+    kept = sorted(calibration.read(options.trim)[1], key=lambda one: one.index)
     lm = cheapened(load(draft, name=draft.name, native=True), options.quantize)[0]
     mass = expected.read(options.trim, expected.key(kept, f"{draft.name} None"))
     made = job.plan(target, draft, kept, expected.masses(lm, kept) if mass is None else mass)
