@@ -49,11 +49,17 @@ def cheapened(lm: LM, quantize: Scheme | None, found: Found | None = None) -> tu
 def packed(lm: LM) -> LM:
     """`lm` with its weights laid out for the CPU's kernels, to run on; itself where there are none for it.
 
-    The weights as they were mapped are not read again, so their memory is given back.
+    The weights as they were mapped are not read again, so their memory is given back, layer by layer: never are all
+    of them there twice.
     """
-    make = Maker(None)
-    module = replaced(lm.module, make)
-    mapped.release(lm.module)
+    make, areas = Maker(None), mapped.clean_areas()
+
+    def packed_layer(weight: Tensor, bias: Tensor | None) -> nn.Module:
+        layer = make(weight, bias)
+        mapped.forget(weight, areas)
+        return layer
+
+    module = replaced(lm.module, packed_layer)
     return replace(lm, packed=module, _views={}) if make.made else lm
 
 

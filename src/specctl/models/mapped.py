@@ -12,32 +12,37 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 _DONTNEED = 4
 _AREA = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .*?(/.*)?$")
 
 
+Areas = list[tuple[int, int]]
+
+
 def release(module: nn.Module) -> None:
     """Forget the pages of the module's weights; whoever reads them again has them read from the file."""
     areas = clean_areas()
-    if not areas:
-        return
-    libc = ctypes.CDLL(None)
     for weight in module.parameters():
-        first = weight.data_ptr()
-        last = first + weight.numel() * weight.element_size()
-        if any(start <= first and last <= end for start, end in areas):
-            # Whole pages inside: those at the ends may hold something else.
-            page = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
-            size = last // mmap.PAGESIZE * mmap.PAGESIZE - page
-            if size > 0:
-                libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(size), _DONTNEED)
+        forget(weight, areas)
 
 
-def clean_areas() -> list[tuple[int, int]]:
+def forget(weight: Tensor, areas: Areas) -> None:
+    """The same of one weight, if it lies in one of the `clean_areas`."""
+    first = weight.data_ptr()
+    last = first + weight.numel() * weight.element_size()
+    if any(start <= first and last <= end for start, end in areas):
+        # Whole pages inside: those at the ends may hold something else.
+        page = -(-first // mmap.PAGESIZE) * mmap.PAGESIZE
+        size = last // mmap.PAGESIZE * mmap.PAGESIZE - page
+        if size > 0:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(page), ctypes.c_size_t(size), _DONTNEED)
+
+
+def clean_areas() -> Areas:
     """Where safetensors files are mapped in which nothing was written: what was would be lost."""
-    areas: list[tuple[int, int]] = []
+    areas: Areas = []
     with suppress(OSError):
         area: tuple[int, int] | None = None
         for line in Path("/proc/self/smaps").read_bytes().splitlines():
