@@ -115,7 +115,10 @@ def head_path(trim: Path, quantize: str) -> Path:
 
 
 def _built(module: nn.Module, make: fused.MakeLinear) -> nn.Module:
-    return fused.FusedDecoder(module, make) if fused.fits(module) else replaced(module, make)
+    if not fused.fits(module):
+        return replaced(module, make)
+    areas = mapped.clean_areas()
+    return fused.FusedDecoder(module, make, lambda layer: mapped.release(layer, areas))
 
 
 def _mapped(lm: LM, make: Maker, found: Found) -> nn.Module:

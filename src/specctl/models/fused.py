@@ -54,12 +54,18 @@ class States:
 class FusedDecoder(nn.Module):
     """Built from transformers' module, layer by layer; embedding, norms and rotary table are shared with it."""
 
-    def __init__(self, module: Any, make: MakeLinear) -> None:
+    def __init__(
+        self, module: Any, make: MakeLinear, done: Callable[[nn.Module], None] = lambda _: None
+    ) -> None:
+        """`done` is told of each layer of the module that has been read."""
         super().__init__()
         base = module.model
         self.config = module.config
         self.embed_tokens, self.norm, self.rotary_emb = base.embed_tokens, base.norm, base.rotary_emb
-        self.layers = nn.ModuleList(_Layer(layer, module.config, make) for layer in base.layers)
+        self.layers = nn.ModuleList()
+        for layer in base.layers:
+            self.layers.append(_Layer(layer, module.config, make))
+            done(layer)
         self.lm_head = make(module.lm_head.weight, module.lm_head.bias)
         self._reads_out = True
         self._stack: Stack | None = None

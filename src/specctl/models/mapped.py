@@ -21,9 +21,9 @@ _AREA = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) .*?(/.*)?$")
 Areas = list[tuple[int, int]]
 
 
-def release(module: nn.Module) -> None:
+def release(module: nn.Module, areas: Areas | None = None) -> None:
     """Forget the pages of the module's weights; whoever reads them again has them read from the file."""
-    areas = clean_areas()
+    areas = clean_areas() if areas is None else areas
     for weight in module.parameters():
         forget(weight, areas)
 
