@@ -191,6 +191,13 @@ def test_only_rounding_at_the_border_explains_another_length(
     assert Remade(with_draft(draft_lm()), None)._as_sure(live, fresh) is explained
 
 
+@pytest.mark.parametrize(("first", "explained"), [(0.48, True), (0.5, False), (0.3, False)])
+def test_a_draft_may_end_for_what_its_first_token_was_found(first: float, explained: bool) -> None:
+    """Both are as sure of the last token; drafts of models end once all of theirs together is unlikely."""
+    live, fresh = Proposal([7, 7], None, [0.5, 1.0]), Proposal([7, 7, 7], None, [first, 1.0, 1.0])
+    assert Remade(with_draft(draft_lm()), None)._as_sure(live, fresh) is explained
+
+
 class Displaced(OwnWeights):
     """Drafts above the slots it should, so behind one the target has not written."""
 

@@ -17,14 +17,13 @@ from torch import Tensor
 from fakes import tiny_module
 from specctl.models.cheap import cheapened
 from specctl.models.fused import FusedDecoder
-from specctl.models.kernels import library as kernels
-from specctl.models.kernels import stack
+from specctl.models.kernels import build, stack
 from specctl.models.lm import LM, Tree
 from specctl.models.quantize import int4_dot
 from specctl.models.quantize.int4 import Int4Linear
 from specctl.models.quantize.int4_dot import Int4Dot
 
-needs_kernels = pytest.mark.skipif(kernels.library() is None, reason=f"no kernels here: {kernels.lacking()}")
+needs_kernels = pytest.mark.skipif(build.built() is None, reason=f"no kernels here: {build.lacking()}")
 
 KINDS = [
     pytest.param("llama", {}, id="llama"),
@@ -120,13 +119,13 @@ BUGS = {
 @pytest.mark.parametrize("bug", list(BUGS))
 def test_planted_bugs_are_seen(bug: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right, wrong = BUGS[bug]
-    source = files(kernels.__package__).joinpath("layers.c").read_text(encoding="utf-8")
+    source = files(build.__package__).joinpath("layers.c").read_text(encoding="utf-8")
     assert source.count(right) == 1
-    broken = ctypes.CDLL(str(kernels.compiled(source.replace(right, wrong).encode())))
+    broken = ctypes.CDLL(str(build.compiled(source.replace(right, wrong).encode())))
     lm = draft("llama")
     sound = [one.clone() for one in forwards(lm)]
-    monkeypatch.setattr(stack, "library", lambda: broken)
-    monkeypatch.setattr(int4_dot, "library", lambda: broken)
+    monkeypatch.setattr(stack, "built", lambda: broken)
+    monkeypatch.setattr(int4_dot, "built", lambda: broken)
     assert not apart(forwards(lm), sound) < 2 * CLOSE
 
 
@@ -204,9 +203,9 @@ def test_the_search_for_scales_is_no_worse_than_plain_rounding() -> None:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """As in a process that has not looked yet; and after the test again."""
-    kernels.library.cache_clear()
+    build.built.cache_clear()
     yield
-    kernels.library.cache_clear()
+    build.built.cache_clear()
 
 
 def asked_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,15 +213,15 @@ def asked_for_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def another_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_processor_flags", lambda: "flags : sse2 avx2")
+    monkeypatch.setattr(build, "_processor_flags", lambda: "flags : sse2 avx2")
 
 
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels.shutil, "which", lambda _: None)
+    monkeypatch.setattr(build.shutil, "which", lambda _: None)
 
 
 def another_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels.sys, "platform", "darwin")
+    monkeypatch.setattr(build.sys, "platform", "darwin")
 
 
 @pytest.mark.usefixtures("fresh")
@@ -231,8 +230,8 @@ def test_without_them_torch_does_it(
     lack: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lack(monkeypatch)
-    assert kernels.library() is None
-    assert kernels.lacking() is not None
+    assert build.built() is None
+    assert build.lacking() is not None
     lm = draft()
     assert isinstance(lm.module, FusedDecoder)
     assert lm.module._in_one_call() is None
@@ -243,23 +242,23 @@ def test_without_them_torch_does_it(
 @pytest.mark.usefixtures("fresh")
 def test_source_that_does_not_compile_is_no_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SPECCTL_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(kernels, "_COMPILE", ("-no-such-option",))
-    assert kernels.library() is None
+    monkeypatch.setattr(build, "_COMPILE", ("-no-such-option",))
+    assert build.built() is None
     assert not list((tmp_path / "kernels").iterdir()), "nothing half-written"
 
 
 @needs_kernels
 def test_it_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPECCTL_CACHE_DIR", str(tmp_path))
-    path = kernels.compiled(b"int one(void) { return 1; }")
-    monkeypatch.setattr(kernels, "_call", lambda *_: pytest.fail("compiled again"))
-    assert kernels.compiled(b"int one(void) { return 1; }") == path
+    path = build.compiled(b"int one(void) { return 1; }")
+    monkeypatch.setattr(build, "_call", lambda *_: pytest.fail("compiled again"))
+    assert build.compiled(b"int one(void) { return 1; }") == path
     assert re.fullmatch(r"layers-[0-9a-f]{16}\.so", path.name)
 
 
 @needs_kernels
 def test_linking_leaves_the_floats_of_the_process_alone() -> None:
     """`-ffast-math` when linking would set tiny numbers to zero in all of it."""
-    assert kernels.library() is not None
+    assert build.built() is not None
     assert float(torch.tensor(1e-40) * 0.5) > 0
-    assert "-ffast-math" not in kernels._LINK
+    assert "-ffast-math" not in build._LINK

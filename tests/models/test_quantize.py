@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fakes import tiny_module
-from specctl.models.kernels.library import library
+from specctl.models.kernels.build import built
 from specctl.models.quantize import Maker, replaced, widened
 from specctl.models.quantize.forms import form_of
 from specctl.models.quantize.int4 import Int4Linear
@@ -18,7 +18,7 @@ from specctl.models.quantize.int8 import Int8Linear
 from specctl.models.quantize.packed import PackedLinear
 from specctl.models.quantize.scheme import GROUP, CheapLinear
 
-INT4: list[type[CheapLinear]] = [Int4Linear] if library() is None else [Int4Linear, Int4Dot]
+INT4: list[type[CheapLinear]] = [Int4Linear] if built() is None else [Int4Linear, Int4Dot]
 FORMS: list[type[CheapLinear]] = [Int8Linear, *INT4, PackedLinear]
 CPU = torch.device("cpu")
 

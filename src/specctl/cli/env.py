@@ -86,7 +86,7 @@ def _compute() -> dict[str, Any]:
         import torch
     except ImportError as error:
         return {"torch": f"cannot be imported: {error}"}
-    from specctl.models.kernels import library
+    from specctl.models.kernels import build
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
@@ -95,7 +95,5 @@ def _compute() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cuda": ", ".join(gpus) or "none",
         "mps": torch.backends.mps.is_available(),
-        "int4_kernels": "own"
-        if library.library()
-        else f"torch's: {library.lacking() or 'ours do not compile'}",
+        "int4_kernels": "own" if build.built() else f"torch's: {build.lacking() or 'ours do not compile'}",
     }

@@ -140,7 +140,7 @@ def least_confidence(costs: Costs, keep: float = 0.8) -> float:
     """A draft that is less likely than this to be right so far is not worth another step behind it: that step would
     take longer than its share of a round's tokens does, for a model whose tokens are kept with probability `keep`.
 
-    At least 1/4: models in few bits are surer than they should be (measured, docs/benchmarks.md).
+    At least 1/4: models in few bits are surer than they should be.
     """
     if costs.draft is None:
         return 0.0

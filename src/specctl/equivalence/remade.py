@@ -96,14 +96,17 @@ class Remade:
     def _as_sure(self, live: Proposal, fresh: Proposal) -> bool:
         """Whether the shorter draft may have ended for want of confidence that rounding explains.
 
-        The token that was not sure enough stays in a draft, so none is ever empty for that reason.
+        Drafts end for their last token (Kangaroo, S2D) or for all of theirs together. The token that was not sure
+        enough stays, so none is ever empty for that reason.
         """
         shorter = min(len(live.tokens), len(fresh.tokens))
         if not shorter:
             return False
         if live.confidence is None or fresh.confidence is None:
             return self._subject.numerics == "native"
-        return 0 < abs(live.confidence[shorter - 1] - fresh.confidence[shorter - 1]) <= _UNSURE
+        return (
+            0 < abs(math.prod(live.confidence[:shorter]) - math.prod(fresh.confidence[:shorter])) <= _UNSURE
+        )
 
     def problems(self) -> Iterator[Problem]:
         if self.cuts:

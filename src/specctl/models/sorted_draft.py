@@ -8,7 +8,6 @@ low-rank: W + up @ down in every projection of the cut layers. Source: S2D, "Sor
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -153,7 +152,7 @@ def write(
 def read_card(folder: Path) -> dict[str, Any]:
     """Raises ModelFileError."""
     try:
-        card = json.loads((folder / trained.CARD).read_text(encoding="utf-8"))
+        card = trained.read_card(folder)
     except (OSError, ValueError) as error:
         raise ModelFileError(f"cannot read `{folder / trained.CARD}`: {error}", hint=KIND.hint) from None
     if not isinstance(card, dict) or not isinstance(card.get("targets"), dict):

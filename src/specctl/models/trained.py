@@ -140,6 +140,6 @@ def shipped(kind: Kind, base: LM) -> list[Path]:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """What is told of shipped weights."""
+    """What is told of trained weights. Raises OSError or ValueError."""
     card: dict[str, Any] = json.loads((folder / CARD).read_text(encoding="utf-8"))
     return card

@@ -2,7 +2,7 @@
 
 A small model's step is over in a few milliseconds, and as separate kernels most of that goes into starting them and
 into unpacking weights to floats. Here activations are rounded to 8 bits in groups of 32, so that a product is whole
-numbers (VNNI), and threads meet five times a layer. `models/fused.py` says the same in torch.
+numbers (VNNI), and threads meet six times a layer. `models/fused.py` says the same in torch.
 
 Weights: a block is 16 rows of one group of 32 columns, `BLOCK` bytes: 16 scales and 16 offsets in bfloat16,
 then four vectors of levels; weight = level * scale + offset, levels 0 … 15. In vector j, byte t of lane r holds
@@ -15,7 +15,6 @@ A row is computed the same way however many are computed beside it. */
 #include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { LANES = 16, GROUP = 32, BLOCK = 320, LEVELS = 64, TILE = 8 };
 
@@ -104,7 +103,8 @@ static inline __attribute__((always_inline)) void tile_product(
     for (int64_t g = 0; g < groups; g++, block += BLOCK) {
         __m512i low[4], high[4];
         for (int j = 0; j < 4; j++) {
-            const __m512i both = _mm512_load_si512(block + LEVELS + 64 * j);
+            /* A stored weight is mapped where its file has it, on no whole vector. */
+            const __m512i both = _mm512_loadu_si512(block + LEVELS + 64 * j);
             low[j] = _mm512_and_si512(both, low_half);
             high[j] = _mm512_and_si512(_mm512_srli_epi16(both, 4), low_half);
         }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from specctl.models.cache import SlotCache
-from specctl.models.kernels.library import library
+from specctl.models.kernels.build import built
 from specctl.models.quantize.int4_dot import Int4Dot, Matrix, address, matrix
 
 _int64, _pointer = ctypes.c_int64, ctypes.c_void_p
@@ -103,7 +103,7 @@ class Stack:
             address(cos),
             address(sin),
         )
-        kernels = library()
+        kernels = built()
         assert kernels is not None
         failed = kernels.run_layers(
             ctypes.byref(self._shape),

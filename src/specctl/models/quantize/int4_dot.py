@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from specctl.models.kernels.library import library
+from specctl.models.kernels.build import built
 from specctl.models.quantize.scheme import GROUP, BufferedLinear
 
 _LANES = 16
@@ -49,7 +49,7 @@ class Int4Dot(BufferedLinear):
             and weight.dtype == torch.bfloat16
             and columns % GROUP == 0
             and rows % _LANES == 0
-            and library() is not None
+            and built() is not None
         )
 
     def product(self, x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def _packed(weight: Tensor) -> Tensor:
 
 
 def _kernels() -> ctypes.CDLL:
-    found = library()
+    found = built()
     assert found is not None
     return found
 

@@ -28,7 +28,7 @@ _TIMEOUT = 120
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def built() -> ctypes.CDLL | None:
     """The compiled functions, or None. torch has to be loaded before: its OpenMP threads are shared."""
     if lacking() is not None:
         return None
